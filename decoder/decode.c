@@ -1,0 +1,166 @@
+/*
+ * The decoder proper: structural parse and opcode table say where everything is and what it does,
+ * Capstone names the instruction and must agree on its length.
+ *
+ * Capstone is shown the instruction without the prefixes that have no effect on what it is (segment
+ * overrides, LOCK, F2 and F3 where they neither repeat nor select, doubled ones). Kernels contain
+ * many such prefixes as padding or as hints, Capstone 4 stumbles over some of them, and their rules
+ * are simple enough to be ours: see parse.c.
+ */
+#include "insn.h"
+#include "optable.h"
+
+#include <capstone/capstone.h>
+#include <errno.h>
+#include <string.h>
+
+struct decoder {
+	struct optable table;
+	csh capstone[3]; /* by enum insn_mode */
+	cs_insn *scratch;
+};
+
+struct decoder *decoder_new(void)
+{
+	static const cs_mode modes[] = {CS_MODE_16, CS_MODE_32, CS_MODE_64};
+	struct decoder *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return NULL;
+	if (optable_init(&d->table)) {
+		free(d);
+		return NULL;
+	}
+	for (size_t i = 0; i < ARRAY_LEN(modes); i++)
+		if (cs_open(CS_ARCH_X86, modes[i], &d->capstone[i]) != CS_ERR_OK)
+			goto fail;
+	d->scratch = cs_malloc(d->capstone[0]);
+	if (!d->scratch)
+		goto fail;
+	return d;
+fail:
+	decoder_free(d);
+	return NULL;
+}
+
+void decoder_free(struct decoder *d)
+{
+	if (!d)
+		return;
+	if (d->scratch)
+		cs_free(d->scratch, 1);
+	for (size_t i = 0; i < ARRAY_LEN(d->capstone); i++)
+		if (d->capstone[i])
+			cs_close(&d->capstone[i]);
+	optable_free(&d->table);
+	free(d);
+}
+
+static bool rep_matters(const struct insn *in, const struct op *op)
+{
+	return in->mandatory == 0xf2 || in->mandatory == 0xf3 || (op->attr & (STR | KEEPREP));
+}
+
+static bool opsize_prefix_matters(const struct insn *in, const struct op *op)
+{
+	if (in->mode == INSN_MODE_64 && (in->w || (op->attr & F64)))
+		return in->mandatory == 0x66;
+	return in->mandatory == 0x66 || in->opsize_66;
+}
+
+/*
+ * Capstone 4 mistakes prefixes that select the opcode in 16-bit mode, so it is shown instructions
+ * that have any as 32-bit code, which differs in the default sizes alone.
+ */
+static enum insn_mode capstone_mode(const struct insn *in)
+{
+	return in->mode == INSN_MODE_16 && (in->mandatory || !in->opsize_66)
+		       ? INSN_MODE_32
+		       : (enum insn_mode)in->mode;
+}
+
+/* The instruction without its idle prefixes; returns its length. */
+static size_t canonical_bytes(const struct insn *in, const struct op *op, u8 *out)
+{
+	static const u8 escape_bytes[OP_MAPS] = {0, 1, 2, 2};
+	size_t n = 0, start = in->off_opcode;
+	bool other_mode = capstone_mode(in) != in->mode;
+	bool p67 = in->prefixes & PFX_67, p66 = in->prefixes & PFX_66;
+
+	if (p67 != other_mode)
+		out[n++] = 0x67;
+	if (in->enc == INSN_LEGACY) {
+		start -= escape_bytes[in->map];
+		if (opsize_prefix_matters(in, op) && p66 != (other_mode && in->opsize_66))
+			out[n++] = 0x66;
+		if ((in->prefixes & (PFX_REP | PFX_REPNE)) && rep_matters(in, op))
+			out[n++] = in->prefixes & PFX_REP ? 0xf3 : 0xf2;
+		if (in->rex)
+			out[n++] = in->rex;
+	}
+	memcpy(out + n, in->bytes + start, in->len - start);
+	return n + in->len - start;
+}
+
+/* Capstone's name for the instruction, 0 if it knows none or finds another length. */
+static unsigned capstone_id(struct decoder *d, const struct insn *in, const struct op *op)
+{
+	u8 buf[INSN_MAX_LEN + 1];
+	const u8 *code = buf;
+	size_t len = canonical_bytes(in, op, buf);
+	u64 address = 0;
+
+	if (!cs_disasm_iter(d->capstone[capstone_mode(in)], &code, &len, &address, d->scratch) || len)
+		return 0;
+	return d->scratch->id;
+}
+
+/* An identity for what Capstone 4 does not know. */
+static unsigned own_id(const struct insn *in)
+{
+	if (in->why == WHY_UNDEFINED)
+		return in->opcode == 0xff ? X86_INS_UD0 : X86_INS_UD2B;
+	if (in->class == CLASS_SENSITIVE)
+		return INSN_ID_SENSITIVE;
+	if (in->enc == INSN_LEGACY && in->map == INSN_MAP_0F &&
+	    (in->opcode == 0x0d || (in->opcode >= 0x18 && in->opcode <= 0x1f)))
+		return X86_INS_NOP; /* reserved for hints: NOP until it means something */
+	return in->state ? INSN_ID_VECTOR : INSN_ID_INTEGER;
+}
+
+int decoder_decode(struct decoder *d, const u8 *bytes, size_t avail, enum insn_mode mode,
+		   struct insn *out)
+{
+	const struct op *op;
+	int len = insn_parse(&d->table, bytes, avail, mode, out, &op);
+
+	if (len < 0)
+		return len;
+	insn_analyse(op, out);
+	if ((out->prefixes & PFX_LOCK) && !out->lockable)
+		return -EILSEQ;
+	insn_classify(out);
+	out->id = capstone_id(d, out, op);
+	if (!out->id) {
+		if (!(op->attr & OWN) && out->enc == INSN_LEGACY)
+			return -EILSEQ;
+		out->id = own_id(out);
+	}
+	return len;
+}
+
+const char *decoder_format(struct decoder *d, const struct insn *in, u64 pc, char *buf, size_t len)
+{
+	const u8 *code = in->bytes;
+	size_t left = in->len;
+
+	if (cs_disasm_iter(d->capstone[in->mode], &code, &left, &pc, d->scratch) && !left) {
+		snprintf(buf, len, "%s %s", d->scratch->mnemonic, d->scratch->op_str);
+	} else {
+		size_t n = snprintf(buf, len, "(bytes)");
+
+		for (unsigned i = 0; i < in->len && n < len; i++)
+			n += snprintf(buf + n, len - n, " %02x", in->bytes[i]);
+	}
+	return buf;
+}
