@@ -162,18 +162,6 @@ static u16 condition_flags(u8 opcode)
 	return flags[opcode >> 1 & 7];
 }
 
-/* Shift or rotate group with a count that may be zero after masking (5 bits, 6 with REX.W). */
-static bool shift_count_may_be_zero(const struct insn *in)
-{
-	if (in->enc != INSN_LEGACY || in->map != INSN_MAP_1B)
-		return false;
-	if (in->opcode == 0xd2 || in->opcode == 0xd3)
-		return true;
-	if (in->opcode != 0xc0 && in->opcode != 0xc1)
-		return false;
-	return !(in->imm & (in->w && in->opcode == 0xc1 ? 63 : 31));
-}
-
 static void analyse_flags(const struct op *op, struct insn *in)
 {
 	in->flags_read = op->fr;
@@ -181,7 +169,7 @@ static void analyse_flags(const struct op *op, struct insn *in)
 	if (op->attr & CC)
 		in->flags_read |= condition_flags(in->opcode);
 	in->flags_partial = op->fw && ((op->fw & FL_ARITH) != FL_ARITH || (op->attr & PARTIAL) ||
-				       shift_count_may_be_zero(in));
+				       ((op->attr & SHIFTIMM) && !(in->imm & 31)));
 }
 
 static void analyse_strings(const struct op *op, struct insn *in)

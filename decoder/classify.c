@@ -24,6 +24,7 @@ struct class_row {
 	u8 form;   /* ANY, MEM, REG */
 	u8 prefix; /* mandatory prefix; 0: any */
 	u8 rms;    /* bit per ModRM.rm; 0: all */
+	bool vex;  /* the VEX encoding too */
 	u8 class, why;
 };
 
@@ -51,7 +52,7 @@ static const struct class_row table[] = {
 	CLASS(1B, 0xa4, 0xa7, STRING, .form = ANY),        /* movs cmps */
 	CLASS(1B, 0xaa, 0xaf, STRING, .form = ANY),        /* stos lods scas */
 	CLASS(1B, 0xd7, 0xd7, STRING, .form = ANY),        /* xlat */
-	CLASS(0F, 0xf7, 0xf7, STRING, .form = REG),        /* maskmovq maskmovdqu */
+	CLASS(0F, 0xf7, 0xf7, STRING, .vex = true),       /* maskmovq maskmovdqu */
 
 	/* implicit RSP */
 	CLASS(1B, 0x50, 0x5f, STACK_DATA, .form = ANY),    /* push pop */
@@ -170,6 +171,8 @@ static bool row_fits(const struct class_row *r, const struct insn *in)
 {
 	bool mem = in->modrm < 0xc0;
 
+	if (in->enc == INSN_EVEX || (in->enc == INSN_VEX && !r->vex))
+		return false;
 	if (r->map != in->map || in->opcode < r->first || in->opcode > r->last)
 		return false;
 	if (r->digits && !(r->digits >> (in->modrm >> 3 & 7) & 1))
@@ -192,8 +195,6 @@ static bool uses_rsp_as_data(const struct insn *in)
 
 static const struct class_row *find_row(const struct insn *in)
 {
-	if (in->enc != INSN_LEGACY)
-		return NULL;
 	if (in->map == INSN_MAP_1B && in->opcode == 0x63 && in->mode == INSN_MODE_64)
 		return NULL; /* movsxd */
 	for (size_t i = 0; i < ARRAY_LEN(table); i++)

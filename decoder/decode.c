@@ -95,7 +95,7 @@ static size_t canonical_bytes(const struct insn *in, const struct op *op, u8 *ou
 			out[n++] = 0x66;
 		if ((in->prefixes & (PFX_REP | PFX_REPNE)) && rep_matters(in, op))
 			out[n++] = in->prefixes & PFX_REP ? 0xf3 : 0xf2;
-		if (in->rex)
+		if (in->rex && !(op->attr & KEEPREP))
 			out[n++] = in->rex;
 	}
 	memcpy(out + n, in->bytes + start, in->len - start);
@@ -128,6 +128,24 @@ static unsigned own_id(const struct insn *in)
 	return in->state ? INSN_ID_VECTOR : INSN_ID_INTEGER;
 }
 
+/* Capstone 4 mixes up the sizes of repeated string instructions. */
+static unsigned string_id(const struct insn *in)
+{
+	static const u16 ids[][4] = {
+		{X86_INS_INSB, X86_INS_INSW, X86_INS_INSD, X86_INS_INSD},
+		{X86_INS_OUTSB, X86_INS_OUTSW, X86_INS_OUTSD, X86_INS_OUTSD},
+		{X86_INS_MOVSB, X86_INS_MOVSW, X86_INS_MOVSD, X86_INS_MOVSQ},
+		{X86_INS_CMPSB, X86_INS_CMPSW, X86_INS_CMPSD, X86_INS_CMPSQ},
+		{X86_INS_STOSB, X86_INS_STOSW, X86_INS_STOSD, X86_INS_STOSQ},
+		{X86_INS_LODSB, X86_INS_LODSW, X86_INS_LODSD, X86_INS_LODSQ},
+		{X86_INS_SCASB, X86_INS_SCASW, X86_INS_SCASD, X86_INS_SCASQ},
+	};
+	static const u8 rows[] = {[0x6c / 2] = 0, [0x6e / 2] = 1, [0xa4 / 2] = 2, [0xa6 / 2] = 3,
+				  [0xaa / 2] = 4, [0xac / 2] = 5, [0xae / 2] = 6};
+
+	return ids[rows[in->opcode / 2]][in->opcode & 1 ? in->opsize / 4 + 1 : 0];
+}
+
 int decoder_decode(struct decoder *d, const u8 *bytes, size_t avail, enum insn_mode mode,
 		   struct insn *out)
 {
@@ -140,7 +158,7 @@ int decoder_decode(struct decoder *d, const u8 *bytes, size_t avail, enum insn_m
 	if ((out->prefixes & PFX_LOCK) && !out->lockable)
 		return -EILSEQ;
 	insn_classify(out);
-	out->id = capstone_id(d, out, op);
+	out->id = op->attr & STR ? string_id(out) : capstone_id(d, out, op);
 	if (!out->id) {
 		if (!(op->attr & OWN) && out->enc == INSN_LEGACY)
 			return -EILSEQ;

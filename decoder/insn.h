@@ -83,7 +83,8 @@ enum insn_class {
 	CLASS_MEMORY,     /* one explicit memory operand, no use of RSP but as its base */
 	CLASS_STACK_DATA, /* RSP is an operand (not a base), or is changed implicitly (push, pop...)
 			   */
-	CLASS_STRING,     /* implicit (R/E)SI, (R/E)DI: movs cmps stos lods scas, xlat, maskmov */
+	CLASS_STRING,     /* implicit (R/E)SI, (R/E)DI: movs cmps stos lods scas, xlat, maskmov; ins
+			     and outs (opcodes 6C-6F) are SENSITIVE for their port */
 	CLASS_CONTROL,    /* near jumps, calls, returns, loops */
 	CLASS_SENSITIVE,  /* privileged, or reads or writes machine state; insn.why says which */
 };
@@ -171,7 +172,7 @@ struct insn {
 	u16 flags_written;  /* FL_* that are written, cleared, set or left undefined, maybe not
 			       always */
 	bool flags_partial; /* flags are written, but some arithmetic flag keeps, or may keep, its
-			       old value */
+			       old value (flags the manual leaves undefined do not count) */
 	u16 gpr_implicit;   /* bit per GPR_*: used without being named in ModRM/opcode/vvvv */
 	u16 gpr_read;       /* bit per GPR_*: all that are read, addressing included */
 	u16 gpr_written;

@@ -22,7 +22,7 @@ enum cond {
 	M64 = 1 << 11,
 	N64 = 1 << 12,
 	XB = 1 << 13,   /* REX.B */
-	OS66 = 1 << 14, /* F2 or F3 selects and yet 66 is the operand size */
+	OS66 = 1 << 14, /* prefixes select and yet 66 is the operand size */
 };
 #define COND_ENC    (L | V | E)
 #define COND_PREFIX (NP | P66 | PF3 | PF2)
@@ -148,7 +148,7 @@ u8 op_mandatory_prefix(const struct op *op, const struct insn *in)
 	if (!(op->cond & COND_PREFIX))
 		return 0;
 	switch (prefix_condition(in)) {
-	case P66: return 0x66;
+	case P66: return op->cond & OS66 ? 0 : 0x66;
 	case PF3: return 0xf3;
 	case PF2: return 0xf2;
 	default: return 0;

@@ -24,8 +24,8 @@ enum op_attr {
 	X87 = 1 << 9,      /* uses x87 state though no operand says so */
 	MMX = 1 << 10,     /* the same for MMX */
 	VECTOR = 1 << 11,  /* the same for SSE or AVX, by encoding */
-	SHIFTIMM = 1 << 12, /* changes nothing if the masked immediate is zero */
-	KEEPREP = 1 << 13, /* F3 changes the meaning without being a prefix of the opcode map */
+	SHIFTIMM = 1 << 12, /* PARTIAL if the immediate may be a count of zero */
+	KEEPREP = 1 << 13,  /* F3 matters though no map says so; REX does not */
 	SYSCALL = 1 << 14, /* R11 and RFLAGS change places */
 };
 
