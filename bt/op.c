@@ -1,0 +1,321 @@
+/*
+ * From guest bytes to ops.
+ *
+ * An op is found by its bytes and code size alone, so the same instruction anywhere in the guest is
+ * decoded once; nothing in an op depends on its place. Code pages are the way there: for each
+ * guest-physical page that has been executed, and each code size it was executed in, an array gives
+ * the op by page offset. A page so used is marked in the RAM's code bitmap; a write to it comes
+ * back through code_written, which empties the slots whose instructions could hold a written byte.
+ * Ops themselves stay: they are still the truth about their bytes.
+ *
+ * Instructions that cross a page are fetched anew each time, because nothing watches their second
+ * page for them. Instructions outside RAM too.
+ */
+#include "op.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "mem.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+#undef HASH_FUNCTION
+#define HASH_FUNCTION(key, len, hashv) ((hashv) = (unsigned)XXH3_64bits(key, len))
+
+/* --- code pages --- */
+
+static void code_written(void *opaque, gpa_t gpa, u64 len)
+{
+	struct cpu *c = opaque;
+	struct code_page *p = c->engine->page[gpa >> 12];
+	unsigned first = gpa & ~PAGE_MASK, last = first + len;
+
+	first = first < INSN_MAX_LEN ? 0 : first - (INSN_MAX_LEN - 1);
+	for (; p; p = p->next)
+		memset(p->slot + first, 0, (last - first) * sizeof(p->slot[0]));
+	c->stats->n[STAT_code_writes]++;
+}
+
+static struct code_page *code_page_get(struct cpu *c, gpa_t gpa)
+{
+	struct engine *e = c->engine;
+	struct code_page **head = &e->page[gpa >> 12], *p;
+
+	c->stats->n[STAT_code_page_lookups]++;
+	for (p = *head; p; p = p->next)
+		if (p->mode == c->mode)
+			return p;
+	p = calloc(1, sizeof(*p));
+	BUG_ON(!p);
+	if (++e->code_pages >= CODE_PAGES_MAX)
+		e->flush_wanted = true;
+	p->mode = c->mode;
+	p->next = *head;
+	*head = p;
+	c->mmu.ram->code[gpa >> 12] = 1;
+	mmu_revoke_write(&c->mmu, gpa & PAGE_MASK);
+	return p;
+}
+
+void op_flush_all(struct cpu *c)
+{
+	struct engine *e = c->engine;
+	u64 i;
+
+	HASH_CLEAR(hh, e->table);
+	e->count = 1;
+	thunks_flush(e->thunks);
+	for (i = 0; i < e->pages; i++)
+		while (e->page[i]) {
+			struct code_page *p = e->page[i];
+
+			e->page[i] = p->next;
+			free(p);
+		}
+	memset(c->mmu.ram->code, 0, c->mmu.ram->high_end >> 12);
+	c->code_page = CODE_PAGE_NONE;
+	e->code_pages = 0;
+	e->flush_wanted = false;
+	c->stats->n[STAT_thunk_flushes]++;
+}
+
+/* --- ops --- */
+
+static struct op *op_alloc(struct engine *e)
+{
+	struct op **chunk = &e->chunk[e->count / OP_CHUNK];
+
+	if (!*chunk)
+		*chunk = calloc(OP_CHUNK, sizeof(struct op));
+	BUG_ON(!*chunk);
+	/* Leave room for the ops of the instruction now running. */
+	if (e->count + OP_CHUNK >= OP_MAX)
+		e->flush_wanted = true;
+	BUG_ON(e->count + 1 >= OP_MAX);
+	return &(*chunk)[e->count % OP_CHUNK];
+}
+
+static void op_log(struct cpu *c, const struct op *o)
+{
+	char text[128];
+	unsigned i;
+
+	fprintf(c->engine->log, "0x%016llx: ", (unsigned long long)(c->seg[SEG_CS].base + c->rip));
+	for (i = 0; i < o->in.len; i++)
+		fprintf(c->engine->log, " %02x", o->in.bytes[i]);
+	fprintf(c->engine->log, "  %s\n",
+		decoder_format(c->engine->decoder, &o->in, c->rip, text, sizeof(text)));
+}
+
+static NORETURN void undecodable(struct cpu *c, const u8 *bytes, size_t n)
+{
+	struct engine *e = c->engine;
+	size_t i;
+
+	c->stats->n[STAT_decode_failed]++;
+	if (e->log_items & LOG_UNIMP) {
+		fprintf(e->log, "undecodable at %#llx:",
+			(unsigned long long)(c->seg[SEG_CS].base + c->rip));
+		for (i = 0; i < n; i++)
+			fprintf(e->log, " %02x", bytes[i]);
+		fprintf(e->log, "\n");
+	}
+	cpu_raise(c, EXC_UD);
+}
+
+/* More than 15 bytes of prefixes and instruction: #GP, SDM vol. 2, 2.3.11. */
+static bool too_long(const u8 *bytes, size_t n, enum insn_mode mode)
+{
+	size_t i;
+
+	if (n < INSN_MAX_LEN)
+		return false;
+	for (i = 0; i < INSN_MAX_LEN; i++) {
+		u8 b = bytes[i];
+		bool prefix = b == 0x66 || b == 0x67 || b == 0xf0 || b == 0xf2 || b == 0xf3 ||
+			      (b & 0xe7) == 0x26 || (b & 0xfe) == 0x64 ||
+			      (mode == INSN_MODE_64 && (b & 0xf0) == 0x40);
+		if (!prefix)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * The op of n available bytes, its index through *index; NULL if more bytes are needed. The lookup
+ * tries the bytes as they are: an op is keyed by its own length only, so lengths are tried from the
+ * decoder's answer.
+ */
+static struct op *op_make(struct cpu *c, const u8 *bytes, size_t n, u32 *index)
+{
+	struct engine *e = c->engine;
+	u8 key[INSN_MAX_LEN + 1];
+	struct insn in;
+	struct op *o;
+	bool wants_thunk = false;
+	int len = decoder_decode(e->decoder, bytes, n, c->mode, &in), err;
+
+	c->stats->n[STAT_decoded]++;
+	if (len == -ENODATA)
+		return NULL;
+	if (len < 0) {
+		if (too_long(bytes, n, c->mode))
+			cpu_raise_error(c, EXC_GP, 0);
+		undecodable(c, bytes, n);
+	}
+	memset(key, 0, sizeof(key));
+	memcpy(key, bytes, len);
+	key[INSN_MAX_LEN] = c->mode;
+	HASH_FIND(hh, e->table, key, sizeof(key), o);
+	if (!o) {
+		o = op_alloc(e);
+		memset(o, 0, sizeof(*o));
+		o->in = in;
+		o->exec = op_bind(&o->in, &wants_thunk);
+		if (wants_thunk) {
+			err = thunk_get(e->thunks, &o->in, &o->thunk);
+			if (err) { /* full: start afresh, nothing is executing */
+				op_flush_all(c);
+				return op_make(c, bytes, n, index);
+			}
+		}
+		memcpy(o->key, key, sizeof(key));
+		o->index = e->count++;
+		HASH_ADD(hh, e->table, key, sizeof(key), o);
+		if (e->log_items & LOG_IN_ASM)
+			op_log(c, o);
+	}
+	*index = o->index;
+	return o;
+}
+
+/* Fetch byte by byte where there is no RAM, or across a page. */
+static struct op *fetch_slow(struct cpu *c, gva_t la, size_t have, const u8 *bytes)
+{
+	u8 buf[INSN_MAX_LEN];
+	struct mmu_target t;
+	struct op *o;
+	u32 index;
+	size_t n;
+
+	memcpy(buf, bytes, have);
+	for (n = have; n < INSN_MAX_LEN;) {
+		gva_t at = la + n;
+
+		if (c->mode != INSN_MODE_64)
+			at = (u32)at;
+		switch (mmu_translate(&c->mmu, at, MMU_EXEC, c->user, &t)) {
+		case MMU_FAULT: cpu_raise_pf(c, at, t.error);
+		case MMU_RAM: buf[n++] = *t.host; break;
+		case MMU_IO: buf[n++] = c->ops->mmio_read(c->vm, t.gpa, 1); break;
+		}
+		o = op_make(c, buf, n, &index);
+		if (o)
+			return o;
+	}
+	undecodable(c, buf, n);
+}
+
+struct op *op_fetch(struct cpu *c)
+{
+	struct engine *e = c->engine;
+	gva_t la = c->seg[SEG_CS].base + c->rip;
+	unsigned off;
+	struct mmu_target t;
+	size_t avail;
+	struct op *o;
+	u32 index;
+
+	if (c->mode == INSN_MODE_64) {
+		la = c->rip;
+		if (!cpu_canonical(la))
+			cpu_raise_error(c, EXC_GP, 0);
+	} else {
+		la = (u32)la;
+		if (c->rip > c->seg[SEG_CS].limit)
+			cpu_raise_error(c, EXC_GP, 0);
+	}
+	off = la & ~PAGE_MASK;
+	switch (mmu_translate(&c->mmu, la, MMU_EXEC, c->user, &t)) {
+	case MMU_FAULT: cpu_raise_pf(c, la, t.error);
+	case MMU_IO: return fetch_slow(c, la, 0, NULL);
+	case MMU_RAM: break;
+	}
+	if ((c->code_page & PAGE_MASK) != (la & PAGE_MASK) || c->code_page == CODE_PAGE_NONE) {
+		c->code_slots = code_page_get(c, t.gpa)->slot;
+		c->code_page = la & PAGE_MASK;
+		if (c->code_slots[off])
+			return op_at(e, c->code_slots[off]);
+	}
+	avail = MIN((size_t)INSN_MAX_LEN, PAGE_SIZE - off);
+	o = op_make(c, t.host, avail, &index);
+	if (!o)
+		return fetch_slow(c, la, avail, t.host);
+	if (c->code_page != CODE_PAGE_NONE) /* unless making the op flushed everything */
+		c->code_slots[off] = index;
+	return o;
+}
+
+/* --- the engine's life --- */
+
+int engine_init(struct cpu *c, void *code_area)
+{
+	struct engine *e = calloc(1, sizeof(*e));
+	int err = -ENOMEM;
+
+	if (!e)
+		return -ENOMEM;
+	c->engine = e;
+	e->count = 1;
+	e->pages = c->mmu.ram->high_end >> 12;
+	e->page = calloc(e->pages, sizeof(e->page[0]));
+	e->chunk = calloc(OP_MAX / OP_CHUNK, sizeof(e->chunk[0]));
+	e->decoder = decoder_new();
+	if (e->page && e->chunk && e->decoder) {
+		e->thunks = thunks_new(c->stats, code_area);
+		err = e->thunks ? thunk_thread_enter(e->thunks, c) : -errno;
+	}
+	if (err) {
+		engine_free(c);
+		return err;
+	}
+	c->mmu.ram->code_written = code_written;
+	c->mmu.ram->code_opaque = c;
+	c->code_page = CODE_PAGE_NONE;
+	return 0;
+}
+
+void engine_reset(struct cpu *c)
+{
+	op_flush_all(c);
+}
+
+void engine_free(struct cpu *c)
+{
+	struct engine *e = c->engine;
+	unsigned i;
+
+	if (!e)
+		return;
+	if (e->thunks) {
+		op_flush_all(c);
+		thunk_thread_leave(e->thunks);
+		thunks_free(e->thunks);
+	}
+	c->mmu.ram->code_written = NULL;
+	for (i = 0; e->chunk && i < OP_MAX / OP_CHUNK; i++)
+		free(e->chunk[i]);
+	if (e->decoder)
+		decoder_free(e->decoder);
+	free(e->chunk);
+	free(e->page);
+	free(e);
+	c->engine = NULL;
+}
+
+void engine_set_log(struct cpu *c, FILE *f, unsigned items)
+{
+	c->engine->log = f;
+	c->engine->log_items = items;
+}

@@ -1,0 +1,317 @@
+/*
+ * The single-step engine's run loop.
+ *
+ * Two loops. The fast one looks only at `attention` and `slow` between instructions; whoever makes
+ * something pending sets one of them (cpu_update_slow). The careful one does what the manual asks
+ * at an instruction boundary: NMI and interrupt windows, interrupt shadow, instruction breakpoints,
+ * RF, the single-step trap, data-breakpoint traps, HLT.
+ *
+ * Guest exceptions arrive here by longjmp (cpu_raise). Delivery may itself raise; the table of SDM
+ * vol. 3, 6-5 makes #DF or a triple fault of that.
+ *
+ * Invariant: between instructions cpu->rip is the next instruction, and registers, flags and memory
+ * are what the manual says after the previous one.
+ */
+#include "step.h"
+
+#include <string.h>
+
+#include "mem.h"
+#include "op.h"
+
+static ALWAYS_INLINE struct op *next_op(struct cpu *c)
+{
+	gva_t la = c->rip;
+	u32 slot;
+
+	if (unlikely(c->mode != INSN_MODE_64)) {
+		la = (u32)(la + c->seg[SEG_CS].base);
+		/* Instructions whose end lies beyond the limit are rare: op_fetch checks the start.
+		 */
+		if (unlikely(c->rip > c->seg[SEG_CS].limit))
+			return op_fetch(c);
+	}
+	if (likely((la & PAGE_MASK) == c->code_page)) {
+		slot = c->code_slots[la & ~PAGE_MASK];
+		if (likely(slot))
+			return op_at(c->engine, slot);
+	}
+	return op_fetch(c);
+}
+
+static ALWAYS_INLINE void run_one(struct cpu *c)
+{
+	struct op *o = next_op(c);
+
+	if (unlikely(c->mode != INSN_MODE_64) &&
+	    unlikely(c->rip + o->in.len - 1 > c->seg[SEG_CS].limit))
+		cpu_raise_error(c, EXC_GP, 0);
+	o->exec(c, &o->in);
+	c->insns++;
+}
+
+/* --- delivery --- */
+
+enum fault_kind { BENIGN, CONTRIBUTORY, PAGE_FAULT, DOUBLE_FAULT };
+
+static enum fault_kind kind_of(unsigned vector)
+{
+	switch (vector) {
+	case EXC_DE:
+	case EXC_TS:
+	case EXC_NP:
+	case EXC_SS:
+	case EXC_GP: return CONTRIBUTORY;
+	case EXC_PF: return PAGE_FAULT;
+	case EXC_DF: return DOUBLE_FAULT;
+	default: return BENIGN;
+	}
+}
+
+static void log_event(struct cpu *c, const char *what, unsigned vector)
+{
+	struct engine *e = c->engine;
+
+	if (!(e->log_items & LOG_INT))
+		return;
+	fprintf(e->log, "%s v=%02x e=%04x cpl=%u ip=%04x:%016llx sp=%04x:%016llx cr2=%016llx\n",
+		what, vector, c->exc.error, c->cpl, c->seg[SEG_CS].sel, (unsigned long long)c->rip,
+		c->seg[SEG_SS].sel, (unsigned long long)c->gpr[GPR_RSP],
+		(unsigned long long)c->cr2);
+}
+
+/*
+ * Deliver c->exc. Returns false if the VM is to stop. A fault while delivering comes back here
+ * through step_run's setjmp with in_delivery still set.
+ */
+static bool deliver_raised(struct cpu *c)
+{
+	unsigned v = c->exc.vector, first = c->exc.first;
+
+	c->x87_live = false;
+	if (v == EXC_NONE) { /* nothing for the guest: stop, or FERR# raised */
+		c->in_delivery = false;
+		return c->exit != EXIT_UNSUPPORTED;
+	}
+	if (c->in_delivery && !c->exc.soft) {
+		enum fault_kind a = kind_of(first), b = kind_of(v);
+
+		if (a == DOUBLE_FAULT && b != BENIGN) {
+			c->exit = EXIT_TRIPLE_FAULT;
+			return false;
+		}
+		if ((a == CONTRIBUTORY && b == CONTRIBUTORY) || (a == PAGE_FAULT && b != BENIGN)) {
+			c->exc.vector = v = EXC_DF;
+			c->exc.has_error = true;
+			c->exc.error = 0;
+		}
+	}
+	c->in_delivery = true;
+	c->exc.first = c->exc.soft ? EXC_NONE : v;
+	c->stats->n[c->exc.soft ? STAT_soft_interrupts : STAT_exceptions]++;
+	if (v == EXC_PF && !c->exc.soft)
+		c->stats->n[STAT_page_faults]++;
+	log_event(c, c->exc.soft ? "soft" : "exception", v);
+	exc_enter(c, v, c->exc.has_error, c->exc.error, c->exc.soft,
+		  c->exc.soft ? c->exc.next_rip : c->rip);
+	c->in_delivery = false;
+	c->halted = false;
+	cpu_update_slow(c);
+	return true;
+}
+
+/* Deliver an interrupt or NMI at an instruction boundary. */
+static void deliver_external(struct cpu *c, unsigned vector)
+{
+	c->exc.first = EXC_NONE;
+	c->in_delivery = true;
+	c->exc.soft = false;
+	c->exc.error = 0;
+	c->halted = false;
+	log_event(c, vector == EXC_NMI ? "nmi" : "interrupt", vector);
+	exc_enter(c, vector, false, 0, false, c->rip);
+	c->in_delivery = false;
+	cpu_update_slow(c);
+}
+
+/* True if something was delivered. */
+static bool deliver_pending(struct cpu *c)
+{
+	int vector;
+
+	if (c->nmi_pending && !c->nmi_blocked) {
+		c->nmi_pending = false;
+		c->nmi_blocked = true;
+		c->stats->n[STAT_nmis]++;
+		deliver_external(c, EXC_NMI);
+		return true;
+	}
+	if (c->intr && (c->sflags & FL_IF)) {
+		vector = c->ops->intr_ack(c->vm);
+		if (vector >= 0) {
+			c->stats->n[STAT_interrupts]++;
+			deliver_external(c, vector);
+			return true;
+		}
+		cpu_update_slow(c);
+	}
+	return false;
+}
+
+/* --- the careful loop --- */
+
+#define DR6_BS 0x4000u
+
+static bool instruction_breakpoint(struct cpu *c)
+{
+	gva_t la = c->mode == INSN_MODE_64 ? c->rip : (u32)(c->rip + c->seg[SEG_CS].base);
+	unsigned i;
+
+	if (!(c->dr[7] & 0xff) || (c->sflags & FL_RF))
+		return false;
+	for (i = 0; i < 4; i++)
+		if ((c->dr[7] >> (2 * i) & 3) && !(c->dr[7] >> (16 + 4 * i) & 3) &&
+		    c->dr[i] == la) {
+			c->dr[6] |= 1u << i;
+			return true;
+		}
+	return false;
+}
+
+static void debug_trap(struct cpu *c, u64 dr6)
+{
+	c->dr[6] |= dr6;
+	c->debug_hits = 0;
+	cpu_raise(c, EXC_DB);
+}
+
+/* One instruction with everything the fast loop leaves out. */
+static void step_carefully(struct cpu *c)
+{
+	bool shadow = c->shadow, tf, rf;
+
+	if (!shadow && instruction_breakpoint(c))
+		cpu_raise(c, EXC_DB);
+	tf = c->sflags & FL_TF;
+	rf = c->sflags & FL_RF;
+	c->shadow = false;
+	c->debug_hits = 0;
+	run_one(c);
+	if (rf)
+		c->sflags &= ~(u64)FL_RF;
+	/* Traps wait while MOV SS or STI casts its shadow. */
+	if ((tf || c->debug_hits) && !c->shadow)
+		debug_trap(c, (tf ? DR6_BS : 0) | c->debug_hits);
+	cpu_update_slow(c);
+}
+
+static bool run_careful(struct cpu *c)
+{
+	if (!c->shadow && deliver_pending(c))
+		return true;
+	if (c->halted) {
+		c->exit = EXIT_HLT;
+		return false;
+	}
+	step_carefully(c);
+	return true;
+}
+
+static void run_fast(struct cpu *c, u64 end)
+{
+	while (likely(!atomic_load_explicit(&c->attention, memory_order_relaxed) && !c->slow &&
+		      c->insns != end))
+		run_one(c);
+}
+
+static NOINLINE enum cpu_exit run(struct cpu *c)
+{
+	for (;;) {
+		if (c->engine->flush_wanted)
+			op_flush_all(c);
+		if (atomic_load_explicit(&c->attention, memory_order_acquire)) {
+			c->stats->n[STAT_attention]++;
+			return EXIT_ATTENTION;
+		}
+		if (c->insns >= c->budget_end)
+			return EXIT_BUDGET;
+		if (c->slow) {
+			if (!run_careful(c))
+				return c->exit;
+		} else {
+			run_fast(c, MIN(c->budget_end, c->insns + (1u << 20)));
+		}
+	}
+}
+
+enum cpu_exit step_run(struct cpu *c, u64 budget)
+{
+	enum cpu_exit exit;
+
+	c->budget_end = budget > ~0ull - c->insns ? ~0ull : c->insns + budget;
+	c->run_start = c->insns;
+	c->exit = EXIT_ATTENTION;
+	if (__builtin_setjmp(c->unwind) && !deliver_raised(c))
+		exit = c->exit;
+	else
+		exit = run(c);
+	c->stats->n[STAT_guest_insns] += c->insns - c->run_start;
+	return exit;
+}
+
+/* --- reports --- */
+
+static void dump_segment(FILE *out, const char *name, const struct seg_reg *s)
+{
+	fprintf(out, "%-3s=%04x %016llx %08x %05x\n", name, s->sel, (unsigned long long)s->base,
+		s->limit, s->attr);
+}
+
+static void dump_code(struct cpu *c, FILE *out)
+{
+	gva_t la = c->mode == INSN_MODE_64 ? c->rip : (u32)(c->rip + c->seg[SEG_CS].base);
+	struct walk w;
+	unsigned i;
+	u8 b;
+
+	fprintf(out, "Code at %016llx:", (unsigned long long)la);
+	for (i = 0; i < INSN_MAX_LEN; i++) {
+		if (mmu_probe(c->mmu.ram, &c->mmu.pg, la + i, MMU_EXEC, false, &w) ||
+		    ram_read(c->mmu.ram, w.gpa, &b, 1))
+			break;
+		fprintf(out, " %02x", b);
+	}
+	fprintf(out, "\n");
+}
+
+void cpu_dump(struct cpu *c, FILE *out)
+{
+	static const char *const gpr[16] = {"RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI",
+					    "R8",  "R9",  "R10", "R11", "R12", "R13", "R14", "R15"};
+	static const char *const seg[SEG_COUNT] = {"ES", "CS", "SS", "DS", "FS", "GS"};
+	static const char *const mode[] = {"16", "32", "64"};
+	unsigned i;
+
+	for (i = 0; i < 16; i++)
+		fprintf(out, "%-3s=%016llx%c", gpr[i], (unsigned long long)c->gpr[i],
+			i % 4 == 3 ? '\n' : ' ');
+	fprintf(out, "RIP=%016llx RFL=%08llx CPL=%u %s-bit%s HLT=%d insns=%llu\n",
+		(unsigned long long)c->rip, (unsigned long long)cpu_rflags(c), c->cpl,
+		mode[c->mode],
+		cpu_v86(c)          ? " v86"
+		: !cpu_protected(c) ? " real"
+		: cpu_long_mode(c)  ? " long"
+				    : "",
+		c->halted, (unsigned long long)c->insns);
+	for (i = 0; i < SEG_COUNT; i++)
+		dump_segment(out, seg[i], &c->seg[i]);
+	dump_segment(out, "LDT", &c->ldtr);
+	dump_segment(out, "TR", &c->tr);
+	fprintf(out, "GDT=     %016llx %08x\nIDT=     %016llx %08x\n",
+		(unsigned long long)c->gdtr.base, c->gdtr.limit, (unsigned long long)c->idtr.base,
+		c->idtr.limit);
+	fprintf(out, "CR0=%08llx CR2=%016llx CR3=%016llx CR4=%08llx EFER=%04llx\n",
+		(unsigned long long)c->cr0, (unsigned long long)c->cr2, (unsigned long long)c->cr3,
+		(unsigned long long)c->cr4, (unsigned long long)c->efer);
+	dump_code(c, out);
+}

@@ -1,0 +1,134 @@
+/*
+ * Host exceptions in thunks. The handler runs on the alternate stack (the thunk may have the
+ * guest's RSP), finds its CPU through the head that lies below that stack, and lets the thread go
+ * on in thunk_abandoned on a small stack of its own, from where the guest's exception is raised.
+ */
+#include "thunk_fault.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <ucontext.h>
+
+/* Places in mcontext_t.gregs (x86-64 ABI of glibc; its names need _GNU_SOURCE and clash with ours).
+ */
+enum {
+	HOST_RDI = 8,
+	HOST_RSI = 9,
+	HOST_RSP = 15,
+	HOST_RIP = 16,
+	HOST_EFL = 17,
+	HOST_TRAPNO = 20,
+	HOST_CR2 = 22
+};
+
+void *thunk_guard_operand(struct thunks *t, const struct masked_operand *m)
+{
+	u8 *page = t->guard + PAGE_SIZE;
+
+	t->masked = *m;
+	if (m->count == 0)
+		t->masked_at = t->guard + (m->la & 63); /* all of it inaccessible */
+	else if (m->first == 0)
+		t->masked_at = page + PAGE_SIZE - m->count;
+	else
+		t->masked_at = page - m->first;
+	return t->masked_at;
+}
+
+static NORETURN void thunk_abandoned(struct cpu *c, struct thunks *t)
+{
+	asm volatile("fninit\n\tldmxcsr %0" ::"m"(c->host_mxcsr));
+	if (t->vec_width > 16)
+		asm volatile("vzeroupper");
+	bool x87 = c->x87_live;
+
+	c->x87_live = false;
+	t->stats->n[STAT_thunk_faults]++;
+	switch (t->trapno) {
+	case EXC_DE:
+	case EXC_UD: cpu_raise(c, t->trapno);
+	case EXC_MF:
+		if (c->cr0 & CR0_NE)
+			cpu_raise(c, EXC_MF);
+		c->ops->fpu_error(c->vm);
+		cpu_raise(c, EXC_NONE);
+	case EXC_XM: /* MXCSR's flags are set, and MMX instructions have changed the x87 tags */
+		c->vec.mxcsr = t->fault_mxcsr;
+		if (x87)
+			memcpy(c->vec.fx, t->fault_fx, sizeof(t->fault_fx));
+		cpu_raise(c, c->cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD);
+	case EXC_PF:
+		if (t->fault_addr - (u64)t->guard < 3 * PAGE_SIZE) {
+			u64 at = t->fault_addr - (u64)t->masked_at;
+
+			/* The fault address may lie at the start of the guard page. */
+			cpu_raise_pf(c, t->masked.la + at, t->masked.pf_error);
+		}
+		break;
+	case EXC_SS:
+	case EXC_GP: cpu_raise_error(c, t->trapno, 0); /* misaligned vector operand */
+	default: break;
+	}
+	bug_at(__FILE__, __LINE__, "a thunk took a host exception no guest operand explains");
+}
+
+static void on_host_exception(int sig, siginfo_t *si, void *context)
+{
+	ucontext_t *uc = context;
+	greg_t *g = uc->uc_mcontext.gregs;
+	struct alt_head *head = (struct alt_head *)uc->uc_stack.ss_sp - 1;
+	struct thunks *t;
+
+	(void)si;
+	if ((uc->uc_stack.ss_flags & SS_DISABLE) || !uc->uc_stack.ss_sp)
+		goto ours;
+	t = head->thunks;
+	if ((u64)g[HOST_RIP] - (u64)t->rx >= THUNK_AREA_SIZE)
+		goto ours;
+	t->trapno = g[HOST_TRAPNO];
+	t->fault_addr = g[HOST_CR2];
+	t->fault_mxcsr = uc->uc_mcontext.fpregs->mxcsr;
+	memcpy(t->fault_fx, uc->uc_mcontext.fpregs, sizeof(t->fault_fx));
+	g[HOST_RIP] = (greg_t)thunk_abandoned;
+	g[HOST_RDI] = (greg_t)head->cpu;
+	g[HOST_RSI] = (greg_t)t;
+	g[HOST_RSP] = (greg_t)(t->landing + LANDING_SIZE - 8);
+	g[HOST_EFL] &= ~(FL_DF | FL_TF | FL_AC);
+	return;
+ours: /* not a thunk's: let it happen again with the default action */
+	signal(sig, SIG_DFL);
+}
+
+static const int caught[] = {SIGFPE, SIGILL, SIGSEGV, SIGBUS};
+
+int thunk_thread_enter(struct thunks *t, struct cpu *c)
+{
+	struct alt_head *head = (struct alt_head *)t->alt;
+	stack_t ss = {.ss_sp = head + 1, .ss_size = ALT_STACK_SIZE - sizeof(*head)};
+	struct sigaction sa = {.sa_sigaction = on_host_exception,
+			       .sa_flags = SA_SIGINFO | SA_ONSTACK};
+	unsigned i;
+
+	head->cpu = c;
+	head->thunks = t;
+	asm volatile("stmxcsr %0" : "=m"(c->host_mxcsr));
+	if (sigaltstack(&ss, NULL))
+		return -errno;
+	sigemptyset(&sa.sa_mask);
+	for (i = 0; i < ARRAY_LEN(caught); i++)
+		if (sigaction(caught[i], &sa, NULL))
+			return -errno;
+	return 0;
+}
+
+void thunk_thread_leave(struct thunks *t)
+{
+	stack_t ss = {.ss_flags = SS_DISABLE};
+	unsigned i;
+
+	(void)t;
+	for (i = 0; i < ARRAY_LEN(caught); i++)
+		signal(caught[i], SIG_DFL);
+	sigaltstack(&ss, NULL);
+}
