@@ -1,0 +1,647 @@
+/*
+ * Command line parsing. Options take one dash or two. A value is the next argument, whatever it
+ * looks like, as in QEMU, or follows an equals sign. What this version cannot do is refused by
+ * name rather than ignored: a command that starts does what it says.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "cmdline.h"
+#include "lowland.h"
+#include "ram.h"
+#include "step.h"
+
+#define DEFAULT_RAM   (512 * MIB)
+#define MAX_RAM       (6ull << 40) /* the window of lowland.h, less the PCI hole */
+#define EXIT_IOBASE   0x501        /* QEMU's defaults for isa-debug-exit */
+#define EXIT_IOSIZE   2
+#define PORTS         0x10000
+#define EXIT_MAX_SIZE 8
+
+_Static_assert(LOWLAND_RAM + MAX_RAM <= LOWLAND_RAM_END, "the RAM window is too small");
+_Static_assert((int)LOG_GUEST_ERRORS > (int)LOG_UNIMP, "-d items share one word");
+
+struct parser {
+	struct config *cfg;
+	const char *opt; /* the option being parsed, as typed */
+	char *err;
+	size_t err_size;
+	bool nographic, nodefaults;
+};
+
+/* Fail with "-opt: message". */
+static PRINTF(2, 3) int fail(struct parser *p, const char *fmt, ...)
+{
+	va_list ap;
+	int n = 0;
+
+	if (p->opt)
+		n = snprintf(p->err, p->err_size, "%.*s: ", (int)strcspn(p->opt, "="), p->opt);
+	if (n >= 0 && (size_t)n < p->err_size) {
+		va_start(ap, fmt);
+		vsnprintf(p->err + n, p->err_size - n, fmt, ap);
+		va_end(ap);
+	}
+	return -EINVAL;
+}
+
+/* The rest of s after prefix, or NULL. */
+static const char *after(const char *s, const char *prefix)
+{
+	size_t n = strlen(prefix);
+
+	return strncmp(s, prefix, n) ? NULL : s + n;
+}
+
+/* One item of a comma-separated list; *list moves on, NULL at the end. */
+struct item {
+	const char *text;
+	int len;
+};
+
+static struct item take_item(const char **list)
+{
+	struct item it = {*list, (int)strcspn(*list, ",")};
+
+	*list = it.text[it.len] ? it.text + it.len + 1 : NULL;
+	return it;
+}
+
+static bool next_item(const char **list, struct item *it)
+{
+	if (!*list)
+		return false;
+	*it = take_item(list);
+	return true;
+}
+
+static bool item_is(const struct item *it, const char *s)
+{
+	return strlen(s) == (size_t)it->len && !memcmp(it->text, s, it->len);
+}
+
+/* If the item is "key=value", the value. */
+static bool item_value(const struct item *it, const char *key, struct item *value)
+{
+	size_t n = strlen(key);
+
+	if ((size_t)it->len <= n || memcmp(it->text, key, n) || it->text[n] != '=')
+		return false;
+	value->text = it->text + n + 1;
+	value->len = it->len - (int)n - 1;
+	return true;
+}
+
+/* A whole number, decimal or 0x hexadecimal, no sign. */
+static bool parse_number(const struct item *it, u64 *val)
+{
+	char buf[32], *end;
+
+	if (it->len <= 0 || it->len >= (int)sizeof(buf) || !isdigit((unsigned char)it->text[0]))
+		return false;
+	memcpy(buf, it->text, it->len);
+	buf[it->len] = 0;
+	errno = 0;
+	*val = strtoull(buf, &end, after(buf, "0x") || after(buf, "0X") ? 16 : 10);
+	return !errno && !*end;
+}
+
+static int suffix_shift(char c)
+{
+	switch (toupper((unsigned char)c)) {
+	case 'B': return 0;
+	case 'K': return 10;
+	case 'M': return 20;
+	case 'G': return 30;
+	case 'T': return 40;
+	default: return -1;
+	}
+}
+
+/* A size in bytes; without a suffix in MiB. */
+static bool parse_size(const struct item *it, u64 *bytes)
+{
+	struct item number = *it;
+	int shift = 20;
+	u64 n;
+
+	if (it->len > 0 && !isdigit((unsigned char)it->text[it->len - 1])) {
+		shift = suffix_shift(it->text[it->len - 1]);
+		number.len--;
+	}
+	if (shift < 0 || !parse_number(&number, &n) || n > (~0ull >> shift))
+		return false;
+	*bytes = n << shift;
+	return true;
+}
+
+static int opt_kernel(struct parser *p, const char *arg)
+{
+	p->cfg->kernel = arg;
+	return 0;
+}
+
+static int opt_initrd(struct parser *p, const char *arg)
+{
+	p->cfg->initrd = arg;
+	return 0;
+}
+
+static int opt_append(struct parser *p, const char *arg)
+{
+	p->cfg->append = arg;
+	return 0;
+}
+
+static int opt_name(struct parser *p, const char *arg)
+{
+	p->cfg->name = arg;
+	return 0;
+}
+
+static int opt_boot(struct parser *p, const char *arg)
+{
+	if (strcmp(arg, "stub"))
+		return fail(p, "'%s' is not in this version, only 'stub'", arg);
+	p->cfg->boot = BOOT_STUB;
+	return 0;
+}
+
+static int opt_memory(struct parser *p, const char *arg)
+{
+	struct item it, value;
+	u64 size;
+
+	for (const char *list = arg; next_item(&list, &it);) {
+		if (!item_value(&it, "size", &value)) {
+			if (it.text != arg || memchr(it.text, '=', it.len))
+				return fail(p, "'%.*s' is not in this version", it.len, it.text);
+			value = it;
+		}
+		if (!parse_size(&value, &size))
+			return fail(p, "'%.*s' is not a size", value.len, value.text);
+		if (size < RAM_MIN_SIZE)
+			return fail(p, "'%.*s' is too little: 1M is the least", value.len,
+				    value.text);
+		if (size > MAX_RAM)
+			return fail(p, "'%.*s' is too much: 6T is the most", value.len, value.text);
+		p->cfg->ram_size = ALIGN_UP(size, PAGE_SIZE);
+	}
+	return 0;
+}
+
+static int opt_smp(struct parser *p, const char *arg)
+{
+	static const char *const keys[] = {"cpus",     "maxcpus", "sockets", "dies",
+					   "clusters", "cores",   "threads"};
+	struct item it, value;
+	u64 n;
+
+	for (const char *list = arg; next_item(&list, &it);) {
+		size_t k = 0;
+
+		while (k < ARRAY_LEN(keys) && !item_value(&it, keys[k], &value))
+			k++;
+		if (k == ARRAY_LEN(keys)) {
+			if (it.text != arg || memchr(it.text, '=', it.len))
+				return fail(p, "'%.*s' is not known", it.len, it.text);
+			value = it;
+		}
+		if (!parse_number(&value, &n) || !n)
+			return fail(p, "'%.*s' is not a number of processors", value.len,
+				    value.text);
+		if (n > 1)
+			return fail(p, "%.*s processors: this version has one", value.len,
+				    value.text);
+	}
+	return 0;
+}
+
+static int check_accel(struct parser *p, const struct item *it)
+{
+	static const char *const absent[] = {"kvm", "tcg", "xen", "hvf", "whpx", "nvmm", "bt"};
+
+	if (item_is(it, "step"))
+		return 0;
+	for (size_t i = 0; i < ARRAY_LEN(absent); i++)
+		if (item_is(it, absent[i]))
+			return fail(p, "'%s' is not in this version, only 'step'", absent[i]);
+	return fail(p, "no engine is called '%.*s'; 'step' is", it->len, it->text);
+}
+
+static int opt_accel(struct parser *p, const char *arg)
+{
+	struct item it, value;
+
+	for (const char *list = arg; next_item(&list, &it);) {
+		int ret;
+
+		if (it.text != arg)
+			return fail(p, "'%.*s' is not in this version", it.len, it.text);
+		if (item_value(&it, "accel", &value))
+			it = value;
+		ret = check_accel(p, &it);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+static int opt_cpu(struct parser *p, const char *arg)
+{
+	static const char *const models[] = {
+	    [CPU_HOST] = "host", [CPU_MAX] = "max", [CPU_QEMU64] = "qemu64"};
+	struct item it = take_item(&arg);
+
+	for (size_t i = 0; i < ARRAY_LEN(models); i++) {
+		if (!item_is(&it, models[i]))
+			continue;
+		if (arg)
+			return fail(p, "'%s': features cannot be chosen in this version", arg);
+		p->cfg->cpu = (enum cpu_model)i;
+		return 0;
+	}
+	return fail(p, "'%.*s' is not in this version, only host, max and qemu64", it.len, it.text);
+}
+
+/* What the machine does not have anyhow, so that existing commands may switch it off. */
+static bool machine_lacks(const struct item *it)
+{
+	static const char *const keys[] = {"usb", "hpet", "vmport", "smm", "graphics"};
+	struct item value;
+
+	for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+		if (item_value(it, keys[i], &value))
+			return item_is(&value, "off");
+	return false;
+}
+
+static int machine_property(struct parser *p, const struct item *it)
+{
+	struct item value;
+
+	if (item_value(it, "accel", &value))
+		return check_accel(p, &value);
+	if (item_value(it, "acpi", &value) && (item_is(&value, "on") || item_is(&value, "off"))) {
+		p->cfg->acpi = item_is(&value, "on");
+		return 0;
+	}
+	if (machine_lacks(it))
+		return 0;
+	return fail(p, "'%.*s' is not in this version", it->len, it->text);
+}
+
+static int opt_machine(struct parser *p, const char *arg)
+{
+	static const char *const types[] = {"q35", "pc", "microvm"};
+	struct item it, value;
+
+	for (const char *list = arg; next_item(&list, &it);) {
+		bool is_type = it.text == arg && !memchr(it.text, '=', it.len);
+		size_t i = 0;
+		int ret;
+
+		if (item_value(&it, "type", &value)) {
+			it = value;
+			is_type = true;
+		}
+		if (!is_type) {
+			ret = machine_property(p, &it);
+			if (ret)
+				return ret;
+			continue;
+		}
+		while (i < ARRAY_LEN(types) && !item_is(&it, types[i]))
+			i++;
+		if (i == ARRAY_LEN(types))
+			return fail(p, "no machine is called '%.*s'; q35, pc and microvm are",
+				    it.len, it.text);
+	}
+	return 0;
+}
+
+static int opt_machine_short(struct parser *p, const char *arg)
+{
+	return opt_machine(p, arg);
+}
+
+static int opt_no_acpi(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->acpi = false;
+	return 0;
+}
+
+static int opt_nographic(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->nographic = true;
+	return 0;
+}
+
+/* Options for what the machine does not have. */
+static int only_none(struct parser *p, const char *arg)
+{
+	if (strcmp(arg, "none"))
+		return fail(p, "'%s' is not in this version, only 'none'", arg);
+	return 0;
+}
+
+static int opt_display(struct parser *p, const char *arg)
+{
+	return only_none(p, arg);
+}
+
+static int opt_vga(struct parser *p, const char *arg)
+{
+	return only_none(p, arg);
+}
+
+static int opt_monitor(struct parser *p, const char *arg)
+{
+	return only_none(p, arg);
+}
+
+static int opt_parallel(struct parser *p, const char *arg)
+{
+	return only_none(p, arg);
+}
+
+static int opt_net(struct parser *p, const char *arg)
+{
+	return only_none(p, arg);
+}
+
+static int opt_nic(struct parser *p, const char *arg)
+{
+	return only_none(p, arg);
+}
+
+static int parse_char(struct parser *p, const char *arg, struct char_spec *spec)
+{
+	spec->path = after(arg, "file:");
+	if (!strcmp(arg, "none") || !strcmp(arg, "null"))
+		spec->kind = CHAR_NONE;
+	else if (!strcmp(arg, "stdio"))
+		spec->kind = CHAR_STDIO;
+	else if (!strcmp(arg, "mon:stdio"))
+		spec->kind = CHAR_MON_STDIO;
+	else if (spec->path && *spec->path)
+		spec->kind = CHAR_FILE;
+	else
+		return fail(p, "'%s' is none of stdio, mon:stdio, file:PATH, null, none", arg);
+	return 0;
+}
+
+static bool is_stdio(const struct char_spec *spec)
+{
+	return spec->kind == CHAR_STDIO || spec->kind == CHAR_MON_STDIO;
+}
+
+static int opt_serial(struct parser *p, const char *arg)
+{
+	struct config *cfg = p->cfg;
+	struct char_spec spec;
+	int ret = parse_char(p, arg, &spec);
+
+	if (ret)
+		return ret;
+	if (cfg->serial_count == SERIAL_MAX)
+		return fail(p, "'%s': there are %d serial ports", arg, SERIAL_MAX);
+	for (unsigned i = 0; i < cfg->serial_count; i++)
+		if (is_stdio(&spec) && is_stdio(&cfg->serial[i]))
+			return fail(p, "'%s': another serial port has stdio", arg);
+	cfg->serial[cfg->serial_count++] = spec;
+	return 0;
+}
+
+static int opt_debugcon(struct parser *p, const char *arg)
+{
+	p->cfg->debugcon_present = true;
+	return parse_char(p, arg, &p->cfg->debugcon);
+}
+
+static int opt_device(struct parser *p, const char *arg)
+{
+	u64 iobase = EXIT_IOBASE, iosize = EXIT_IOSIZE;
+	struct item it = take_item(&arg), value;
+
+	if (!item_is(&it, "isa-debug-exit"))
+		return fail(p, "'%.*s' is not in this version", it.len, it.text);
+	while (next_item(&arg, &it)) {
+		bool base = item_value(&it, "iobase", &value);
+
+		if (!base && !item_value(&it, "iosize", &value))
+			return fail(p, "isa-debug-exit has no '%.*s'", it.len, it.text);
+		if (!parse_number(&value, base ? &iobase : &iosize))
+			return fail(p, "'%.*s' is not a number", value.len, value.text);
+	}
+	if (!iosize || iosize > EXIT_MAX_SIZE || iobase >= PORTS || iobase + iosize > PORTS)
+		return fail(p, "isa-debug-exit: iobase %#llx, iosize %llu is no range of ports",
+			    (unsigned long long)iobase, (unsigned long long)iosize);
+	p->cfg->debug_exit.present = true;
+	p->cfg->debug_exit.iobase = (u16)iobase;
+	p->cfg->debug_exit.iosize = (u16)iosize;
+	return 0;
+}
+
+static int opt_nodefaults(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->nodefaults = true;
+	return 0;
+}
+
+static int opt_no_reboot(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->no_reboot = true;
+	return 0;
+}
+
+static int opt_no_user_config(struct parser *p, const char *arg)
+{
+	(void)p, (void)arg;
+	return 0;
+}
+
+static int opt_log(struct parser *p, const char *arg)
+{
+	static const struct {
+		const char *name;
+		unsigned bit;
+	} items[] = {
+	    {"in_asm", LOG_IN_ASM},
+	    {"int", LOG_INT},
+	    {"cpu", LOG_CPU},
+	    {"unimp", LOG_UNIMP},
+	    {"guest_errors", LOG_GUEST_ERRORS},
+	};
+	struct item it;
+
+	for (const char *list = arg; next_item(&list, &it);) {
+		size_t i = 0;
+
+		while (i < ARRAY_LEN(items) && !item_is(&it, items[i].name))
+			i++;
+		if (i == ARRAY_LEN(items))
+			return fail(p, "'%.*s' is none of in_asm, int, cpu, unimp, guest_errors",
+				    it.len, it.text);
+		p->cfg->log_items |= items[i].bit;
+	}
+	return 0;
+}
+
+static int opt_log_file(struct parser *p, const char *arg)
+{
+	p->cfg->log_file = arg;
+	return 0;
+}
+
+static int opt_max_insns(struct parser *p, const char *arg)
+{
+	struct item it = {arg, (int)strnlen(arg, 64)};
+
+	if (!parse_number(&it, &p->cfg->max_insns))
+		return fail(p, "'%s' is not a number", arg);
+	return 0;
+}
+
+static int opt_stats(struct parser *p, const char *arg)
+{
+	if (arg && strcmp(arg, "json"))
+		return fail(p, "'%s' is not a format; json is", arg);
+	p->cfg->stats = arg ? STATS_JSON : STATS_TEXT;
+	return 0;
+}
+
+static int opt_check_lowland(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->action = ACTION_CHECK_LOWLAND;
+	return 0;
+}
+
+static int opt_version(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->action = ACTION_VERSION;
+	return 0;
+}
+
+static int opt_help(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->action = ACTION_HELP;
+	return 0;
+}
+
+static int opt_help_short(struct parser *p, const char *arg)
+{
+	return opt_help(p, arg);
+}
+
+static const struct option_desc {
+	const char *name, *arg, *help;
+	int (*parse)(struct parser *p, const char *arg);
+} options[] = {
+#define OPTION(id, name, arg, help) {name, arg, help, opt_##id},
+#include "options.def"
+#undef OPTION
+};
+
+static bool value_required(const struct option_desc *o)
+{
+	return o->arg[0] && !after(o->arg, "[=");
+}
+
+static const struct option_desc *option_find(const char *name, size_t len)
+{
+	for (size_t i = 0; i < ARRAY_LEN(options); i++)
+		if (strlen(options[i].name) == len && !memcmp(options[i].name, name, len))
+			return &options[i];
+	return NULL;
+}
+
+/* Parse the option at argv[i]; *used: arguments taken. */
+static int parse_option(struct parser *p, char *const *argv, int *used)
+{
+	const char *name = argv[0] + (argv[0][1] == '-' ? 2 : 1), *value = NULL;
+	size_t len = strcspn(name, "=");
+	const struct option_desc *o = option_find(name, len);
+
+	p->opt = argv[0];
+	*used = 1;
+	if (!o)
+		return fail(p, "unknown option (-help lists those there are)");
+	if (name[len])
+		value = name + len + 1;
+	if (value && !o->arg[0])
+		return fail(p, "takes no value");
+	if (!value && value_required(o)) {
+		value = argv[1];
+		*used = 2;
+		if (!value)
+			return fail(p, "needs a value: %s", o->arg);
+	}
+	return o->parse(p, value);
+}
+
+static int finish(struct parser *p)
+{
+	struct config *cfg = p->cfg;
+
+	p->opt = NULL;
+	if (cfg->action != ACTION_RUN)
+		return 0;
+	if (!cfg->kernel)
+		return fail(p, "nothing to boot: give -kernel FILE (-help lists the options)");
+	if (!cfg->serial_count && !p->nodefaults) {
+		cfg->serial_count = 1;
+		cfg->serial[0].kind = p->nographic ? CHAR_MON_STDIO : CHAR_STDIO;
+	}
+	return 0;
+}
+
+int cmdline_parse(struct config *cfg, int argc, char *const *argv, char *err, size_t err_size)
+{
+	struct parser p = {.cfg = cfg, .err = err, .err_size = err_size};
+
+	*cfg = (struct config){.ram_size = DEFAULT_RAM, .acpi = true, .max_insns = ~0ull};
+	for (int i = 1, used; i < argc; i += used) {
+		int ret;
+
+		p.opt = NULL;
+		if (argv[i][0] != '-' || !argv[i][1])
+			return fail(&p, "unexpected argument '%s'", argv[i]);
+		ret = parse_option(&p, argv + i, &used);
+		if (ret || cfg->action == ACTION_HELP || cfg->action == ACTION_VERSION)
+			return ret;
+	}
+	return finish(&p);
+}
+
+#define HELP_COLUMN 34
+
+void cmdline_print_help(FILE *out)
+{
+	fprintf(out, "usage: ringshift -kernel FILE [options]\n"
+		     "A virtual PC without hardware virtualization. Options are QEMU's where QEMU "
+		     "has them.\n\n");
+	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
+		const struct option_desc *o = &options[i];
+		int n = fprintf(out, "  -%s%s%s", o->name, value_required(o) ? " " : "", o->arg);
+
+		if (n > HELP_COLUMN - 2)
+			n = fprintf(out, "\n") - 1;
+		fprintf(out, "%*s%s\n", HELP_COLUMN - n, "", o->help);
+	}
+	fprintf(out, "\nOn a terminal Ctrl-a h shows the escape keys; Ctrl-a x ends ringshift.\n"
+		     "Exit status: 0 powered off, or reset with -no-reboot; 1 an error of ours; 2 "
+		     "usage;\n"
+		     "4 triple fault; 6 the guest needs what this version lacks; 8 --max-insns "
+		     "reached;\n"
+		     "odd from isa-debug-exit.\n");
+}

@@ -1,0 +1,66 @@
+/*
+ * The command line: QEMU's names where QEMU has them. options.def lists them, cmdline.c parses
+ * them into a struct config that the rest of runtime/ reads.
+ */
+#ifndef RINGSHIFT_CMDLINE_H
+#define RINGSHIFT_CMDLINE_H
+
+#include "base.h"
+
+enum config_action { ACTION_RUN, ACTION_HELP, ACTION_VERSION, ACTION_CHECK_LOWLAND };
+
+enum char_kind {
+	CHAR_NONE,      /* present, connected to nothing */
+	CHAR_STDIO,     /* Ctrl-C ends ringshift; escape keys if it is a terminal */
+	CHAR_MON_STDIO, /* Ctrl-C goes to the guest; escape keys always */
+	CHAR_FILE,      /* output only */
+};
+
+struct char_spec {
+	enum char_kind kind;
+	const char *path; /* CHAR_FILE */
+};
+
+enum cpu_model { CPU_HOST, CPU_MAX, CPU_QEMU64 };
+enum boot_entry { BOOT_DIRECT, BOOT_STUB };
+enum stats_format { STATS_NONE, STATS_TEXT, STATS_JSON };
+
+/* -d: the engine's items are those of step.h (LOG_IN_ASM, ...); this one is for the machine's. */
+enum { LOG_GUEST_ERRORS = 16 };
+
+#define SERIAL_MAX 4
+
+/* Strings belong to argv. */
+struct config {
+	enum config_action action;
+	const char *kernel, *initrd, *append, *name; /* NULL if not given */
+	enum boot_entry boot;
+	u64 ram_size; /* bytes, a multiple of 4 KiB */
+	enum cpu_model cpu;
+	bool acpi;
+	bool no_reboot;
+	unsigned serial_count; /* ports the machine has */
+	struct char_spec serial[SERIAL_MAX];
+	bool debugcon_present;
+	struct char_spec debugcon;
+	struct {
+		bool present;
+		u16 iobase;
+		u16 iosize;
+	} debug_exit;
+	unsigned log_items;
+	const char *log_file; /* NULL: stderr */
+	u64 max_insns;        /* ~0: no limit */
+	enum stats_format stats;
+};
+
+/*
+ * Parse a command line and fill in defaults. 0, or -EINVAL and one line of text in err that begins
+ * with the option's name. -help and -version end the parsing: what follows is not looked at.
+ */
+MUST_CHECK int cmdline_parse(struct config *cfg, int argc, char *const *argv, char *err,
+			     size_t err_size);
+
+void cmdline_print_help(FILE *out);
+
+#endif

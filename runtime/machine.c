@@ -1,0 +1,579 @@
+/*
+ * The machine: a small PC, wired here and nowhere else.
+ *
+ *	ISA IRQ n ---+-- 8259 pair -- INT --+-- LINT0 of the local APIC --+-- CPU
+ *	             +-- I/O APIC pin n ----+-- interrupt messages -------+
+ *
+ * IRQ 0 is I/O APIC pin 2 (the MADT says so). The local APIC starts in virtual-wire mode, as
+ * firmware would leave it. Time is the TSC's: the VM's clock counts nanoseconds since vm_init by
+ *it, so that all clocks the guest can read agree; one POSIX timer, aimed at the vCPU thread, wakes
+ *for the first deadline of the timer queue.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+#include "acpi_tables.h"
+#include "loader.h"
+#include "lowland.h"
+#include "step.h"
+#include "vm.h"
+
+#define ACPI_TABLES_BASE 0xe0000ull
+#define ACPI_TABLES_SIZE 0x20000u
+#define TIMER_SIGNAL     SIGRTMIN
+
+/* --- time --- */
+
+u64 vm_tsc(void *opaque)
+{
+	(void)opaque;
+	return __rdtsc(); /* as user code that runs natively will read it */
+}
+
+u64 vm_now(void *opaque)
+{
+	const struct vm *vm = opaque;
+
+	return muldiv64(__rdtsc() - vm->tsc_start, 1000000, vm->tsc_khz);
+}
+
+static void on_timer(int sig, siginfo_t *si, void *context)
+{
+	(void)sig;
+	(void)context;
+	vm_kick(si->si_value.sival_ptr);
+}
+
+/* Later deadlines than the one armed, and none, are left to the signal that comes too early. */
+static void rearm(void *opaque, u64 deadline)
+{
+	struct vm *vm = opaque;
+	struct itimerspec ts = {0};
+	u64 now, wait;
+
+	if (deadline == TIMER_NEVER || !vm->host_timer_made)
+		return;
+	now = vm_now(vm);
+	if (vm->armed > now && vm->armed <= deadline)
+		return;
+	wait = deadline > now ? deadline - now : 1;
+	ts.it_value.tv_sec = wait / NS_PER_SEC;
+	ts.it_value.tv_nsec = wait % NS_PER_SEC;
+	timer_settime(vm->host_timer, 0, &ts, NULL);
+	vm->armed = deadline;
+}
+
+static int make_host_timer(struct vm *vm)
+{
+	struct sigaction sa = {.sa_sigaction = on_timer, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+	struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID,
+			      .sigev_signo = TIMER_SIGNAL,
+			      .sigev_value.sival_ptr = vm};
+
+	ev._sigev_un._tid = syscall(SYS_gettid);
+	sigfillset(&sa.sa_mask);
+	if (sigaction(TIMER_SIGNAL, &sa, NULL) ||
+	    timer_create(CLOCK_MONOTONIC, &ev, &vm->host_timer))
+		return -errno;
+	vm->host_timer_made = true;
+	return 0;
+}
+
+/* --- interrupts --- */
+
+static void update_intr(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	cpu_set_intr(vm->cpu, lapic_pending(&vm->lapic) ||
+				  (lapic_extint_enabled(&vm->lapic) && i8259_pending(&vm->pic)));
+}
+
+static void pic_output(void *opaque, unsigned n, int level)
+{
+	struct vm *vm = opaque;
+
+	(void)n;
+	lapic_set_lint(&vm->lapic, 0, level);
+	update_intr(vm);
+}
+
+static int intr_ack(void *opaque)
+{
+	struct vm *vm = opaque;
+	int vector = -1;
+
+	if (lapic_pending(&vm->lapic))
+		vector = lapic_ack(&vm->lapic);
+	else if (lapic_extint_enabled(&vm->lapic) && i8259_pending(&vm->pic))
+		vector = i8259_ack(&vm->pic);
+	update_intr(vm);
+	return vector;
+}
+
+static void isa_irq(void *opaque, unsigned n, int level)
+{
+	struct vm *vm = opaque;
+
+	i8259_set_irq(&vm->pic, n, level);
+	ioapic_set_irq(&vm->ioapic, n == 0 ? 2 : n, level);
+}
+
+static struct irq_line isa_line(struct vm *vm, unsigned n)
+{
+	return (struct irq_line){.set = isa_irq, .opaque = vm, .n = n};
+}
+
+static void lapic_eoi(void *opaque, u8 vector)
+{
+	struct vm *vm = opaque;
+
+	ioapic_eoi(&vm->ioapic, vector);
+}
+
+static void lapic_nmi(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	if (mc146818_nmi_masked(&vm->rtc))
+		return;
+	vm->cpu->nmi_pending = true;
+	cpu_update_slow(vm->cpu);
+}
+
+/* --- ends --- */
+
+static void request_power_off(void *vm)
+{
+	vm_request(vm, VM_POWER_OFF);
+}
+
+static void request_reset(void *vm)
+{
+	vm_request(vm, VM_RESET);
+}
+
+static void request_exit(void *opaque, int status)
+{
+	struct vm *vm = opaque;
+
+	vm->stop_status = status;
+	vm_request(vm, VM_EXIT_STATUS);
+}
+
+/* --- what the CPU asks --- */
+
+static u32 port_read(void *opaque, u16 port, unsigned size)
+{
+	struct vm *vm = opaque;
+
+	return bus_read(&vm->bus, BUS_PORT, port, size);
+}
+
+static void port_write(void *opaque, u16 port, unsigned size, u32 val)
+{
+	struct vm *vm = opaque;
+
+	bus_write(&vm->bus, BUS_PORT, port, size, val);
+}
+
+static u64 mmio_read(void *opaque, gpa_t gpa, unsigned size)
+{
+	struct vm *vm = opaque;
+
+	return bus_read(&vm->bus, BUS_MMIO, gpa, size);
+}
+
+static void mmio_write(void *opaque, gpa_t gpa, unsigned size, u64 val)
+{
+	struct vm *vm = opaque;
+
+	bus_write(&vm->bus, BUS_MMIO, gpa, size, val);
+}
+
+static u64 cr8_read(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	return lapic_cr8_get(&vm->lapic);
+}
+
+static void cr8_write(void *opaque, u64 val)
+{
+	struct vm *vm = opaque;
+
+	lapic_cr8_set(&vm->lapic, val);
+}
+
+/* FERR# drives IRQ 13 until somebody writes to port 0xf0. */
+static void fpu_error(void *opaque)
+{
+	isa_irq(opaque, 13, 1);
+}
+
+static u64 fpu_error_read(void *opaque, u64 offset, unsigned size)
+{
+	(void)opaque;
+	(void)offset;
+	(void)size;
+	return ~0ull;
+}
+
+static void fpu_error_clear(void *opaque, u64 offset, unsigned size, u64 val)
+{
+	(void)offset;
+	(void)size;
+	(void)val;
+	isa_irq(opaque, 13, 0);
+}
+
+static const struct bus_range fpu_error_range = {.space = BUS_PORT,
+						 .base = 0xf0,
+						 .len = 2,
+						 .read = fpu_error_read,
+						 .write = fpu_error_clear,
+						 .name = "fpu-error"};
+
+static void cpuid(void *opaque, u32 leaf, u32 subleaf, u32 out[4])
+{
+	struct vm *vm = opaque;
+	struct cpuid_dynamic dyn = {.cr4 = vm->cpu->cr4,
+				    .xcr0 = vm->cpu->xcr0,
+				    .apic_enabled = vm->lapic.base & APIC_BASE_ENABLE};
+
+	cpuid_query(&vm->cpuid, &dyn, leaf, subleaf, out);
+}
+
+static int rdmsr(void *opaque, u32 index, u64 *val)
+{
+	struct vm *vm = opaque;
+
+	return msr_read(&vm->msrs, index, val);
+}
+
+static int wrmsr(void *opaque, u32 index, u64 val)
+{
+	struct vm *vm = opaque;
+
+	return msr_write(&vm->msrs, index, val);
+}
+
+static int apic_msr_read(void *opaque, u32 index, u64 *val)
+{
+	struct vm *vm = opaque;
+
+	return lapic_msr_read(&vm->lapic, index, val);
+}
+
+static int apic_msr_write(void *opaque, u32 index, u64 val)
+{
+	struct vm *vm = opaque;
+
+	return lapic_msr_write(&vm->lapic, index, val);
+}
+
+/* KVM's interface. Nothing that would need a call is advertised, so nearly all are unknown. */
+static u64 hypercall(void *opaque, u64 nr, const u64 args[4])
+{
+	const u64 vapic_poll_irq = 1, enosys = 1000;
+
+	(void)opaque;
+	(void)args;
+	return nr == vapic_poll_irq ? 0 : -enosys;
+}
+
+/* Host's UTC when the VM's clock was 0. */
+static u64 wall_at_zero(void *opaque)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return ts.tv_sec * NS_PER_SEC + ts.tv_nsec - vm_now(opaque);
+}
+
+static const struct cpu_ops cpu_ops = {
+    .port_read = port_read,
+    .port_write = port_write,
+    .mmio_read = mmio_read,
+    .mmio_write = mmio_write,
+    .intr_ack = intr_ack,
+    .cr8_read = cr8_read,
+    .cr8_write = cr8_write,
+    .cpuid = cpuid,
+    .msr_read = rdmsr,
+    .msr_write = wrmsr,
+    .hypercall = hypercall,
+    .tsc = vm_tsc,
+    .fpu_error = fpu_error,
+};
+
+/* --- building --- */
+
+#define LAPIC_BUS_KHZ 1000000u /* lapic.c counts nanoseconds */
+
+static int init_ports(struct vm *vm, char *err, size_t errlen)
+{
+	static const u16 base[SERIAL_MAX] = {0x3f8, 0x2f8, 0x3e8, 0x2e8};
+	const struct config *cfg = vm->cfg;
+	unsigned i;
+	int rc = 0;
+
+	for (i = 0; i < cfg->serial_count && !rc; i++) {
+		struct ns16550_config uc = {
+		    .base = base[i], .irq = isa_line(vm, i & 1 ? 3 : 4), .q = &vm->timers};
+
+		uc.chr = console_add(vm->console, &cfg->serial[i], err, errlen);
+		if (!uc.chr)
+			return -EINVAL;
+
+		ns16550_init(&vm->uart[i], &uc);
+		rc = ns16550_register(&vm->uart[i], &vm->bus);
+	}
+	if (!rc && cfg->debugcon_present) {
+		struct chardev *chr = console_add(vm->console, &cfg->debugcon, err, errlen);
+
+		if (!chr)
+			return -EINVAL;
+		debugcon_init(&vm->debugcon, chr);
+		rc = debugcon_register(&vm->debugcon, &vm->bus);
+	}
+	if (!rc && cfg->debug_exit.present) {
+		debug_exit_init(&vm->debug_exit, cfg->debug_exit.iobase, cfg->debug_exit.iosize,
+				request_exit, vm);
+		rc = debug_exit_register(&vm->debug_exit, &vm->bus);
+		if (rc)
+			snprintf(err, errlen, "-device isa-debug-exit: ports %#x+%u are taken",
+				 cfg->debug_exit.iobase, cfg->debug_exit.iosize);
+	}
+	return rc;
+}
+
+static void init_chips(struct vm *vm)
+{
+	const struct irq_line pic_out = {.set = pic_output, .opaque = vm};
+	const struct lapic_ops lapic_ops = {.changed = update_intr,
+					    .eoi = lapic_eoi,
+					    .nmi = lapic_nmi,
+					    .tsc = vm_tsc,
+					    .opaque = vm,
+					    .tsc_khz = vm->tsc_khz,
+					    .phys_bits = vm->cpuid.maxphyaddr};
+	const struct mc146818_config rtc = {.q = &vm->timers,
+					    .irq = isa_line(vm, 8),
+					    .ram_low = vm->ram.low_end,
+					    .ram_high = vm->ram.high_end - RAM_HIGH_START,
+					    .cpus = 1};
+	const struct i8042_config kbd = {
+	    .irq = isa_line(vm, 1), .reset = request_reset, .opaque = vm};
+	const struct acpi_pm_config pm = {.q = &vm->timers,
+					  .sci = isa_line(vm, 9),
+					  .power_off = request_power_off,
+					  .reset = request_reset,
+					  .opaque = vm};
+	const struct irq_line irq0 = isa_line(vm, 0);
+
+	lapic_init(&vm->lapic, &vm->timers, &lapic_ops);
+	ioapic_init(&vm->ioapic, lapic_message, &vm->lapic);
+	i8259_init(&vm->pic, &pic_out);
+	i8254_init(&vm->pit, &vm->timers, &irq0);
+	mc146818_init(&vm->rtc, &rtc);
+	i8042_init(&vm->kbd, &kbd);
+	acpi_pm_init(&vm->pm, &pm);
+}
+
+static int register_chips(struct vm *vm)
+{
+	int rc = i8259_register(&vm->pic, &vm->bus);
+
+	rc = rc ? rc : i8254_register(&vm->pit, &vm->bus);
+	rc = rc ? rc : ioapic_register(&vm->ioapic, &vm->bus);
+	rc = rc ? rc : lapic_register(&vm->lapic, &vm->bus);
+	rc = rc ? rc : mc146818_register(&vm->rtc, &vm->bus);
+	rc = rc ? rc : i8042_register(&vm->kbd, &vm->bus);
+	rc = rc ? rc : acpi_pm_register(&vm->pm, &vm->bus);
+	return rc ? rc : bus_add(&vm->bus, &fpu_error_range, 1, vm);
+}
+
+static int init_cpu(struct vm *vm, char *err, size_t errlen)
+{
+	const struct cpuid_host host = cpuid_host_real();
+	const struct msr_ops msr_ops = {
+	    .apic_read = apic_msr_read, .apic_write = apic_msr_write, .opaque = vm};
+	struct cpu *c = vm->cpu;
+	int rc;
+
+	vm->tsc_khz = tsc_calibrate_khz();
+	vm->tsc_start = __rdtsc();
+	cpuid_model_init(&vm->cpuid, vm->cfg->cpu == CPU_QEMU64 ? CPU_MODEL_QEMU64 : CPU_MODEL_HOST,
+			 &host, vm->tsc_khz, LAPIC_BUS_KHZ);
+	mmu_init(&c->mmu, &vm->ram, &vm->stats, vm->cpuid.maxphyaddr);
+	c->stats = &vm->stats;
+	c->ops = &cpu_ops;
+	c->vm = vm;
+	c->maxphyaddr = vm->cpuid.maxphyaddr;
+	c->cr4_allowed = cpuid_cr4_allowed(&vm->cpuid);
+	c->xcr0_allowed = vm->cpuid.xcr0;
+	pvclock_init(&vm->clock, &vm->ram, vm->tsc_khz, vm_tsc, vm_now, wall_at_zero, vm);
+	msr_init(&vm->msrs, c, &vm->cpuid, &vm->clock, &msr_ops);
+	rc = engine_init(c, lowland_at(LOWLAND_CODE));
+	if (rc)
+		snprintf(err, errlen, "cannot start the engine: %s", strerror(-rc));
+	return rc;
+}
+
+static int init_log(struct vm *vm, char *err, size_t errlen)
+{
+	const char *path = vm->cfg->log_file;
+
+	vm->log = path ? fopen(path, "w") : stderr;
+	if (!vm->log) {
+		snprintf(err, errlen, "-D: %s: %s", path, strerror(errno));
+		return -EINVAL;
+	}
+	engine_set_log(vm->cpu, vm->log, vm->cfg->log_items);
+	return 0;
+}
+
+static void kick(void *vm)
+{
+	vm_kick(vm);
+}
+
+int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
+{
+	const struct console_host host = {.in = 0, .out = 1, .kick = kick, .opaque = vm};
+	int rc;
+
+	vm->cfg = cfg;
+	vm->ram.fd = -1;
+	vm->cpu = aligned_alloc(64, ALIGN_UP(sizeof(*vm->cpu), 64));
+	if (!vm->cpu) {
+		snprintf(err, errlen, "out of memory");
+		return -ENOMEM;
+	}
+	memset(vm->cpu, 0, sizeof(*vm->cpu));
+	rc = ram_init(&vm->ram, cfg->ram_size, lowland_at(LOWLAND_RAM));
+	if (rc) {
+		snprintf(err, errlen, "-m: cannot make %llu MiB of guest RAM: %s",
+			 (unsigned long long)(cfg->ram_size / MIB), strerror(-rc));
+		return rc;
+	}
+	vm->ram_made = true;
+	bus_init(&vm->bus, &vm->stats);
+	timerq_init(&vm->timers, vm_now, vm, &vm->stats);
+	rc = init_cpu(vm, err, errlen);
+	if (rc)
+		return rc;
+	rc = init_log(vm, err, errlen);
+	if (rc)
+		return rc;
+	init_chips(vm);
+	rc = register_chips(vm);
+	if (!rc)
+		rc = console_create(&vm->console, &host);
+	if (!rc)
+		rc = make_host_timer(vm);
+	if (rc) {
+		snprintf(err, errlen, "cannot build the machine: %s", strerror(-rc));
+		return rc;
+	}
+	vm->timers.rearm = rearm;
+	return init_ports(vm, err, errlen);
+}
+
+void vm_destroy(struct vm *vm)
+{
+	if (vm->host_timer_made)
+		timer_delete(vm->host_timer);
+	if (vm->console)
+		console_destroy(vm->console);
+	if (vm->cpu)
+		engine_free(vm->cpu);
+	if (vm->log && vm->log != stderr)
+		fclose(vm->log);
+	if (vm->ram_made)
+		ram_destroy(&vm->ram);
+	free(vm->cpu);
+}
+
+/* --- booting --- */
+
+/* What firmware leaves behind: 8259 at 0x08 and 0x70 with everything masked, SCI level triggered.
+ */
+static void init_like_firmware(struct vm *vm)
+{
+	static const struct {
+		u16 port;
+		u8 val;
+	} pic[] = {{0x20, 0x11}, {0x21, 0x08}, {0x21, 0x04}, {0x21, 0x01},
+		   {0x21, 0xff}, {0xa0, 0x11}, {0xa1, 0x70}, {0xa1, 0x02},
+		   {0xa1, 0x01}, {0xa1, 0xff}, {0x4d1, 0x02}};
+	unsigned i;
+
+	for (i = 0; i < ARRAY_LEN(pic); i++)
+		bus_write(&vm->bus, BUS_PORT, pic[i].port, 1, pic[i].val);
+	lapic_set_virtual_wire(&vm->lapic);
+}
+
+static int put_acpi_tables(struct vm *vm, char *err, size_t errlen)
+{
+	const struct acpi_config cfg = {
+	    .cpus = 1, .com1 = vm->cfg->serial_count > 0, .com2 = vm->cfg->serial_count > 1};
+	u8 *buf;
+	int n;
+
+	vm->rsdp = 0;
+	if (!vm->cfg->acpi || !ram_contains(&vm->ram, ACPI_TABLES_BASE))
+		return 0;
+	buf = ram_ptr(&vm->ram, ACPI_TABLES_BASE, ACPI_TABLES_SIZE);
+	n = buf ? acpi_tables_build(buf, ACPI_TABLES_SIZE, ACPI_TABLES_BASE, &cfg, &vm->rsdp) : 0;
+	if (n < 0)
+		snprintf(err, errlen, "cannot build ACPI tables: %s", strerror(-n));
+	return MIN(n, 0);
+}
+
+static void reset_chips(struct vm *vm)
+{
+	unsigned i;
+
+	ioapic_reset(&vm->ioapic);
+	i8259_reset(&vm->pic);
+	lapic_reset(&vm->lapic);
+	i8254_reset(&vm->pit);
+	mc146818_reset(&vm->rtc);
+	i8042_reset(&vm->kbd);
+	acpi_pm_reset(&vm->pm);
+	for (i = 0; i < vm->cfg->serial_count; i++)
+		ns16550_reset(&vm->uart[i]);
+	init_like_firmware(vm);
+}
+
+int vm_boot(struct vm *vm, char *err, size_t errlen)
+{
+	const struct config *cfg = vm->cfg;
+	struct boot_config boot = {.kernel = cfg->kernel,
+				   .initrd = cfg->initrd,
+				   .cmdline = cfg->append,
+				   .stub = cfg->boot == BOOT_STUB};
+	struct boot_state state;
+	int rc;
+
+	engine_reset(vm->cpu);
+	cpu_reset(vm->cpu);
+	msr_reset(&vm->msrs);
+	msr_set_boot_mtrrs(&vm->msrs, RAM_HOLE_START);
+	pvclock_reset(&vm->clock);
+	reset_chips(vm);
+	rc = put_acpi_tables(vm, err, errlen);
+	if (rc)
+		return rc;
+	boot.rsdp = vm->rsdp;
+	rc = loader_load(&vm->ram, &boot, &state, err, errlen);
+	if (rc == 0)
+		boot_apply(vm->cpu, &state);
+	return rc;
+}

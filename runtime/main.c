@@ -1,0 +1,67 @@
+/*
+ * ringshift's main: into lowland, read the command line, run the VM. Everything else is in the
+ * libraries, where tests can reach it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "cmdline.h"
+#include "console.h"
+#include "exit_status.h"
+#include "lowland.h"
+#include "vm.h"
+
+/*
+ * If we were started with a standard descriptor closed, put something in its place, lest a file
+ * opened later gets its number: guest RAM as standard output. It is open the wrong way round, so
+ * that using it fails as it should.
+ */
+static void occupy_standard_descriptors(void)
+{
+	for (int fd = 0; fd <= 2; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && errno == EBADF &&
+		    open("/dev/null", fd ? O_RDONLY : O_WRONLY) < 0)
+			return; /* whoever opens a file will hear of it */
+}
+
+/* What has been printed is worth its status only if it has arrived. */
+static int finish_stdout(int status)
+{
+	if (fflush(stdout) || ferror(stdout)) {
+		fprintf(stderr, "ringshift: cannot write to standard output: %s\n",
+			strerror(errno));
+		return STATUS_ERROR;
+	}
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	struct config cfg;
+	char err[512];
+	int status;
+
+	occupy_standard_descriptors();
+	if (lowland_enter(err, sizeof(err))) {
+		fprintf(stderr, "ringshift: %s\n", err);
+		return STATUS_ERROR;
+	}
+	if (cmdline_parse(&cfg, argc, argv, err, sizeof(err))) {
+		fprintf(stderr, "ringshift: %s\n", err);
+		return STATUS_USAGE;
+	}
+	switch (cfg.action) {
+	case ACTION_HELP: cmdline_print_help(stdout); return finish_stdout(STATUS_OK);
+	case ACTION_VERSION:
+		printf("ringshift " RINGSHIFT_VERSION "\n");
+		return finish_stdout(STATUS_OK);
+	case ACTION_CHECK_LOWLAND:
+		status = lowland_report(stdout) ? STATUS_ERROR : STATUS_OK;
+		return finish_stdout(status);
+	case ACTION_RUN: break;
+	}
+	status = vm_main(&cfg);
+	console_die_of_signal();
+	return status;
+}

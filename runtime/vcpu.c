@@ -1,0 +1,192 @@
+/*
+ * The vCPU's outer loop: run the guest, look at events, sleep when it halts.
+ *
+ * cpu->attention is the one word others write: the input thread, the host timer's signal, devices.
+ * It is cleared before events are looked at, so nothing that comes meanwhile is lost; a halted
+ * guest waits on the same word with a futex.
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "exit_status.h"
+#include "lowland.h"
+#include "step.h"
+#include "vm.h"
+
+void vm_kick(struct vm *vm)
+{
+	int saved = errno;
+
+	atomic_store_explicit(&vm->cpu->attention, 1, memory_order_release);
+	syscall(SYS_futex, &vm->cpu->attention, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+	errno = saved;
+}
+
+void vm_request(struct vm *vm, enum vm_stop stop)
+{
+	/* The first one counts: a guest that powers off and then resets has powered off. */
+	if (vm->stop == VM_RUNS)
+		vm->stop = stop;
+	atomic_store_explicit(&vm->cpu->attention, 1, memory_order_relaxed);
+}
+
+static void wait_for_event(struct vm *vm)
+{
+	while (!atomic_load_explicit(&vm->cpu->attention, memory_order_acquire))
+		syscall(SYS_futex, &vm->cpu->attention, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+}
+
+static void look_at_events(struct vm *vm)
+{
+	atomic_store_explicit(&vm->cpu->attention, 0, memory_order_release);
+	atomic_thread_fence(memory_order_seq_cst);
+	timerq_run(&vm->timers);
+	vm->timers.rearm(vm->timers.opaque, timerq_next(&vm->timers));
+	console_poll(vm->console);
+}
+
+static void report(struct vm *vm, const char *what)
+{
+	fprintf(stderr, "\r\nringshift: %s\n", what);
+	cpu_dump(vm->cpu, stderr);
+}
+
+/* True: the VM goes on. */
+static bool obey_stop(struct vm *vm, int *status)
+{
+	char err[512];
+
+	switch (vm->stop) {
+	case VM_RUNS: return true;
+	case VM_POWER_OFF: *status = STATUS_OK; return false;
+	case VM_EXIT_STATUS: *status = vm->stop_status & 0xff; return false;
+	case VM_RESET: break;
+	}
+	*status = STATUS_OK;
+	if (vm->cfg->no_reboot)
+		return false;
+	vm->stop = VM_RUNS;
+	if (vm_boot(vm, err, sizeof(err)) == 0)
+		return true;
+	fprintf(stderr, "ringshift: %s\n", err);
+	*status = STATUS_ERROR;
+	return false;
+}
+
+static bool obey_console(struct vm *vm, int *status)
+{
+	char err[256];
+
+	switch (console_stop(vm->console)) {
+	case CONSOLE_GOES_ON: return true;
+	case CONSOLE_QUIT:
+	case CONSOLE_SIGNAL: *status = STATUS_OK; return false;
+	case CONSOLE_FAILED: break;
+	}
+	console_error(vm->console, err, sizeof(err));
+	fprintf(stderr, "ringshift: %s\n", err);
+	*status = STATUS_ERROR;
+	return false;
+}
+
+int vcpu_run(struct vm *vm)
+{
+	struct cpu *c = vm->cpu;
+	int status = STATUS_OK;
+
+	for (;;) {
+		u64 left = vm->cfg->max_insns - c->insns;
+
+		switch (step_run(c, vm->cfg->max_insns == ~0ull ? ~0ull : left)) {
+		case EXIT_HLT: wait_for_event(vm); break;
+		case EXIT_ATTENTION: break;
+		case EXIT_BUDGET: return STATUS_LIMIT;
+		case EXIT_TRIPLE_FAULT:
+			report(vm, "triple fault: the guest's CPU shut down");
+			return STATUS_TRIPLE_FAULT;
+		case EXIT_UNSUPPORTED:
+			fprintf(stderr, "\r\nringshift: unsupported: %s\n", c->unsupported);
+			cpu_dump(c, stderr);
+			return STATUS_UNSUPPORTED;
+		}
+		look_at_events(vm);
+		if (!obey_console(vm, &status) || !obey_stop(vm, &status))
+			return status;
+	}
+}
+
+/* --- the whole program --- */
+
+static void print_stats(const struct vm *vm)
+{
+	static const struct {
+		const char *name, *help;
+	} stat[STAT_COUNT] = {
+#define STAT(id, help) {#id, help},
+#include "stats.def"
+#undef STAT
+	};
+	bool json = vm->cfg->stats == STATS_JSON;
+	unsigned i;
+
+	if (vm->cfg->stats == STATS_NONE)
+		return;
+	for (i = 0; i < STAT_COUNT; i++) {
+		unsigned long long n = vm->stats.n[i];
+
+		if (json)
+			fprintf(stderr, "%s\"%s\": %llu", i ? ", " : "{", stat[i].name, n);
+		else
+			fprintf(stderr, "%16llu  %s (%s)\n", n, stat[i].help, stat[i].name);
+	}
+	if (json)
+		fprintf(stderr, "}\n");
+}
+
+/* BUG_ON and crashes end here: give the terminal back and say where the guest was. */
+static struct vm *vm_of_abort;
+
+static void on_abort(int sig)
+{
+	console_restore_terminal();
+	signal(sig, SIG_DFL);
+	if (vm_of_abort && vm_of_abort->cpu)
+		cpu_dump(vm_of_abort->cpu, stderr);
+	raise(sig);
+}
+
+int vm_main(const struct config *cfg)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+	int status = STATUS_ERROR;
+	char err[512] = "out of memory";
+
+	if (!vm) {
+		fprintf(stderr, "ringshift: %s\n", err);
+		return status;
+	}
+	vm_of_abort = vm;
+	signal(SIGABRT, on_abort);
+	if (vm_init(vm, cfg, err, sizeof(err)) || vm_boot(vm, err, sizeof(err)) ||
+	    lowland_check(err, sizeof(err))) {
+		fprintf(stderr, "ringshift: %s\n", err);
+	} else {
+		int rc = console_start(vm->console);
+
+		if (rc)
+			fprintf(stderr, "ringshift: cannot start the console: %s\n", strerror(-rc));
+		else
+			status = vcpu_run(vm);
+	}
+	if (vm->console)
+		console_destroy(vm->console);
+	vm->console = NULL;
+	print_stats(vm);
+	vm_of_abort = NULL;
+	vm_destroy(vm);
+	free(vm);
+	return status;
+}
