@@ -99,9 +99,9 @@ static bool data_breakpoints(const struct cpu *c)
 
 void cpu_update_slow(struct cpu *c)
 {
-	c->slow = c->halted || c->shadow || c->debug_hits || (c->sflags & (FL_TF | FL_RF)) ||
-		  (c->dr[7] & 0xff) || (c->nmi_pending && !c->nmi_blocked) ||
-		  (c->intr && (c->sflags & FL_IF));
+	c->slow = c->trace || c->halted || c->shadow || c->debug_hits ||
+		  (c->sflags & (FL_TF | FL_RF)) || (c->dr[7] & 0xff) ||
+		  (c->nmi_pending && !c->nmi_blocked) || (c->intr && (c->sflags & FL_IF));
 }
 
 void cpu_set_intr(struct cpu *c, bool level)
@@ -113,7 +113,8 @@ void cpu_set_intr(struct cpu *c, bool level)
 void cpu_update_mode(struct cpu *c)
 {
 	u32 attr = c->seg[SEG_CS].attr;
-	bool no_fill;
+	u8 mode = c->mode;
+	bool user = c->user, no_fill;
 
 	if (cpu_long_mode(c) && (attr & SEG_L))
 		c->mode = INSN_MODE_64;
@@ -125,7 +126,8 @@ void cpu_update_mode(struct cpu *c)
 	if (no_fill && !c->mmu.no_fill)
 		mmu_flush_all(&c->mmu);
 	c->mmu.no_fill = no_fill;
-	c->code_page = CODE_PAGE_NONE;
+	if (c->mode != mode || c->user != user)
+		c->code_page = CODE_PAGE_NONE;
 	cpu_update_slow(c);
 }
 

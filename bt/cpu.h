@@ -128,6 +128,7 @@ struct cpu {
 	bool nmi_pending;
 	bool nmi_blocked; /* until IRET */
 	bool shadow;      /* the last instruction was STI, MOV SS or POP SS: no interrupt now */
+	bool trace;       /* registers are logged before each instruction: careful loop only */
 	bool slow;        /* TF, debug registers or a shadow is active: take the careful loop */
 	bool align_check; /* CPL 3 with CR0.AM and RFLAGS.AC */
 	u8 debug_hits;    /* DR6 bits of breakpoints the current instruction has hit */
@@ -145,16 +146,14 @@ struct cpu {
 
 	u64 cr0, cr2, cr3, cr4, efer, xcr0;
 	u64 dr[8];
-	unsigned maxphyaddr, linear_bits; /* 48 */
+	unsigned maxphyaddr;
 
 	/* MSRs the engine itself uses; the table in runtime/msr.c reads and writes them. */
 	u64 star, lstar, cstar, fmask, kernel_gs_base;
 	u64 sysenter_cs, sysenter_esp, sysenter_eip;
 	u64 tsc_aux, misc_enable, pat;
-	u64 cr4_allowed;       /* bits MOV to CR4 may set */
-	u64 xcr0_allowed;      /* bits XSETBV may set */
-	u32 cpuid_features[4]; /* what the engine checks before offering an instruction: leaf 1
-				  ecx, edx, leaf 7 ebx, ecx */
+	u64 cr4_allowed;  /* bits MOV to CR4 may set */
+	u64 xcr0_allowed; /* bits XSETBV may set */
 
 	struct vec_state vec;
 
@@ -166,14 +165,14 @@ struct cpu {
 	/* A pending raise, filled in before the longjmp. */
 	struct {
 		u8 vector;
-		u8 first;      /* exception whose delivery a nested one interrupts, or EXC_NONE */
+		u8 first; /* exception whose delivery a nested one interrupts, or EXC_NONE */
 		bool has_error, soft; /* soft: INT n, INT3, INTO, ICEBP is not */
 		u32 error;
 		u64 next_rip; /* soft: return address */
 	} exc;
-	bool x87_live; /* a thunk has the guest's x87 state in the host's registers */
-	u64 host_rsp;   /* while a thunk uses RSP for the guest's */
-	u32 host_mxcsr; /* the monitor's own */
+	bool x87_live;   /* a thunk has the guest's x87 state in the host's registers */
+	u64 host_rsp;    /* while a thunk uses RSP for the guest's */
+	u32 host_mxcsr;  /* the monitor's own */
 	void *unwind[5]; /* __builtin_setjmp buffer of the run loop */
 	enum cpu_exit exit;
 	char unsupported[160];

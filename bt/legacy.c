@@ -148,12 +148,12 @@ void exec_arpl(struct cpu *c, const struct insn *in)
 /* RSP or RBP with a new value in the part that the stack size makes effective. */
 static u64 merge(u64 old, u64 new, u64 mask)
 {
-	return mask == 0xffff ? (old & ~0xffffull) | (new & 0xffff) : new & mask;
+	return mask == 0xffff ? (old & ~0xffffull) | (new & 0xffff) : new &mask;
 }
 
 /*
- * ENTER size, level. SP is moved only at the end: a fault on the way leaves it alone. The last thing
- * the processor checks is that the new top of the stack could be written.
+ * ENTER size, level. SP is moved only at the end: a fault on the way leaves it alone. The last
+ * thing the processor checks is that the new top of the stack could be written.
  */
 void exec_enter(struct cpu *c, const struct insn *in)
 {

@@ -147,7 +147,7 @@ static void move_slow(struct cpu *c, gva_t la, u8 *buf, unsigned len, enum mmu_a
 	if (first < len) {
 		gva_t next = la + first;
 
-		if (c->mode != INSN_MODE_64)
+		if (c->mode != INSN_MODE_64 && !(la >> 32)) /* system accesses may lie higher */
 			next = (u32)next;
 		c->stats->n[STAT_slow_mem]++;
 		kb = resolve(c, next, access, user, &b);
@@ -211,7 +211,7 @@ static void probe(struct cpu *c, gva_t la, unsigned len, enum mmu_access access)
 	if (c->align_check)
 		check_data(c, la, len, access);
 	resolve(c, la, access, c->user, &t);
-	if (c->mode != INSN_MODE_64)
+	if (c->mode != INSN_MODE_64 && !(la >> 32))
 		last = (u32)last;
 	if ((last ^ la) & PAGE_MASK)
 		resolve(c, last & PAGE_MASK, access, c->user, &t);

@@ -217,41 +217,46 @@ static struct op *fetch_slow(struct cpu *c, gva_t la, size_t have, const u8 *byt
 	undecodable(c, buf, n);
 }
 
+/* Linear address of the instruction at c->rip, checked. */
+static gva_t fetch_address(struct cpu *c)
+{
+	if (c->mode == INSN_MODE_64) {
+		if (!cpu_canonical(c->rip))
+			cpu_raise_error(c, EXC_GP, 0);
+		return c->rip;
+	}
+	if (c->rip > c->seg[SEG_CS].limit)
+		cpu_raise_error(c, EXC_GP, 0);
+	return (u32)(c->seg[SEG_CS].base + c->rip);
+}
+
 struct op *op_fetch(struct cpu *c)
 {
-	struct engine *e = c->engine;
-	gva_t la = c->seg[SEG_CS].base + c->rip;
-	unsigned off;
+	gva_t la = fetch_address(c);
+	unsigned off = la & ~PAGE_MASK;
+	u8 *host = mmu_fast(&c->mmu, la, 1, MMU_EXEC, c->user);
 	struct mmu_target t;
 	size_t avail;
 	struct op *o;
 	u32 index;
 
-	if (c->mode == INSN_MODE_64) {
-		la = c->rip;
-		if (!cpu_canonical(la))
-			cpu_raise_error(c, EXC_GP, 0);
-	} else {
-		la = (u32)la;
-		if (c->rip > c->seg[SEG_CS].limit)
-			cpu_raise_error(c, EXC_GP, 0);
+	if (unlikely(!host)) {
+		switch (mmu_translate(&c->mmu, la, MMU_EXEC, c->user, &t)) {
+		case MMU_FAULT: cpu_raise_pf(c, la, t.error);
+		case MMU_IO: return fetch_slow(c, la, 0, NULL);
+		case MMU_RAM: host = t.host;
+		}
 	}
-	off = la & ~PAGE_MASK;
-	switch (mmu_translate(&c->mmu, la, MMU_EXEC, c->user, &t)) {
-	case MMU_FAULT: cpu_raise_pf(c, la, t.error);
-	case MMU_IO: return fetch_slow(c, la, 0, NULL);
-	case MMU_RAM: break;
-	}
-	if ((c->code_page & PAGE_MASK) != (la & PAGE_MASK) || c->code_page == CODE_PAGE_NONE) {
-		c->code_slots = code_page_get(c, t.gpa)->slot;
+	if (c->code_page != (la & PAGE_MASK)) {
+		c->code_slots = code_page_get(c, (gpa_t)(host - c->mmu.ram->window))->slot;
 		c->code_page = la & PAGE_MASK;
 		if (c->code_slots[off])
-			return op_at(e, c->code_slots[off]);
+			return op_at(c->engine, c->code_slots[off]);
 	}
 	avail = MIN((size_t)INSN_MAX_LEN, PAGE_SIZE - off);
-	o = op_make(c, t.host, avail, &index);
+	o = op_make(c, host, avail, &index);
 	if (!o)
-		return fetch_slow(c, la, avail, t.host);
+		return fetch_slow(c, la, avail, host);
 	if (c->code_page != CODE_PAGE_NONE) /* unless making the op flushed everything */
 		c->code_slots[off] = index;
 	return o;
@@ -318,4 +323,6 @@ void engine_set_log(struct cpu *c, FILE *f, unsigned items)
 {
 	c->engine->log = f;
 	c->engine->log_items = items;
+	c->trace = items & LOG_CPU;
+	cpu_update_slow(c);
 }

@@ -192,6 +192,8 @@ static void step_carefully(struct cpu *c)
 
 	if (!shadow && instruction_breakpoint(c))
 		cpu_raise(c, EXC_DB);
+	if (c->trace)
+		cpu_dump(c, c->engine->log);
 	tf = c->sflags & FL_TF;
 	rf = c->sflags & FL_RF;
 	c->shadow = false;

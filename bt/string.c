@@ -10,8 +10,8 @@
  * resumed after the interrupt. In careful mode (cpu.slow) a chunk is one element, so that a
  * single-step trap follows each iteration.
  *
- * CMPS and SCAS change the flags when they end or are interrupted; a fault leaves them as they were.
- * SDM vol. 2, REP; vol. 1, 7.3.9.
+ * CMPS and SCAS change the flags when they end or are interrupted; a fault leaves them as they
+ * were. SDM vol. 2, REP; vol. 1, 7.3.9.
  */
 #include <string.h>
 
@@ -493,8 +493,8 @@ void exec_maskmov(struct cpu *c, const struct insn *in)
 	for (i = 0; i < len; i++) {
 		if (!(mask[i] & 0x80))
 			continue;
-		la[i] = seg_linear(c, in->seg, truncate_address(in, c->gpr[GPR_RDI] + i), 1,
-				   MMU_WRITE);
+		la[i] =
+		    seg_linear(c, in->seg, truncate_address(in, c->gpr[GPR_RDI] + i), 1, MMU_WRITE);
 		mem_probe_write(c, la[i], 1);
 	}
 	for (i = 0; i < len; i++)

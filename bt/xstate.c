@@ -340,8 +340,8 @@ static void exec_xsave(struct cpu *c, const struct insn *in, enum xsave_kind kin
 	la = xsave_operand(c, in, l.size, MMU_WRITE);
 	mem_probe_write(c, la, l.size);
 	used = in_use(c, in) & rfbm;
-	/* MXCSR belongs to no component, but has to be seen as part of SSE (SDM 13.7). */
-	if ((rfbm & XFEATURE_SSE) && c->vec.mxcsr != MXCSR_INIT)
+	/* MXCSR belongs to no component, but the compact form has it with SSE (SDM 13.10). */
+	if (compact && (rfbm & XFEATURE_SSE) && c->vec.mxcsr != MXCSR_INIT)
 		used |= XFEATURE_SSE;
 	write = kind == XSAVE ? rfbm : used;
 	mxcsr = compact ? write & XFEATURE_SSE : rfbm & (XFEATURE_SSE | XFEATURE_AVX);
@@ -410,7 +410,8 @@ static void exec_xrstor(struct cpu *c, const struct insn *in)
 	layout_get(c, compact ? get(header + 8, 8) : load, compact, &l);
 	xsave_operand(c, in, l.size, MMU_READ);
 	read_area(c, in, la, &l, load, buf);
-	/* The standard form loads MXCSR whenever SSE or AVX is asked for, whatever XSTATE_BV says. */
+	/* The standard form loads MXCSR whenever SSE or AVX is asked for, whatever XSTATE_BV says.
+	 */
 	mxcsr = get(buf + FX_MXCSR, 4);
 	mxcsr_any = compact ? load & XFEATURE_SSE : rfbm & (XFEATURE_SSE | XFEATURE_AVX);
 	if (mxcsr_any)

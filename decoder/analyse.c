@@ -144,7 +144,7 @@ static void note_operand(struct insn *in, const struct operand *o)
 	case 'B': note_named(in, in->vvvv, o->access, operand_bytes(in, o->size)); return;
 	case 'Z':
 		note_named(in, (in->opcode & 7) | (in->rex & 1) << 3, o->access,
-			 operand_bytes(in, o->size));
+			   operand_bytes(in, o->size));
 		return;
 	default: break;
 	}
@@ -156,7 +156,7 @@ static void note_operand(struct insn *in, const struct operand *o)
 /* Flags of the sixteen conditions, by bits 3-1 of the opcode: o c z be s p l le. */
 static u16 condition_flags(u8 opcode)
 {
-	static const u16 flags[] = {FL_OF, FL_CF, FL_ZF,	 FL_CF | FL_ZF,
+	static const u16 flags[] = {FL_OF, FL_CF, FL_ZF,         FL_CF | FL_ZF,
 				    FL_SF, FL_PF, FL_SF | FL_OF, FL_ZF | FL_SF | FL_OF};
 
 	return flags[opcode >> 1 & 7];
@@ -204,7 +204,7 @@ void insn_analyse(const struct op *op, struct insn *in)
 		note_state(in, 'V');
 	if (in->evex_aaa)
 		in->state |= STATE_OPMASK;
-	if (op->attr & SYSCALL) {
+	if ((op->attr & SYSCALL) && in->mode == INSN_MODE_64) {
 		in->gpr_implicit |= 1u << GPR_R11;
 		in->gpr_read |= 1u << GPR_R11;
 		in->gpr_written |= 1u << GPR_R11;

@@ -6,6 +6,13 @@
  * overrides, LOCK, F2 and F3 where they neither repeat nor select, doubled ones). Kernels contain
  * many such prefixes as padding or as hints, Capstone 4 stumbles over some of them, and their rules
  * are simple enough to be ours: see parse.c.
+ *
+ * Its details (operands, flags, access) are not asked for: those of Capstone 4 are often wrong, and
+ * the opcode table, which is tested against the processor, has them all. That halves the time, too.
+ *
+ * Where Capstone 4 knows less than today's processors (most of AVX-512BW and later, GFNI, hint NOPs
+ * in register form, UD0 and UD1, RDPKRU, WAITPKG, ...), the table alone decides: every VEX and EVEX
+ * row, and the legacy rows marked OWN.
  */
 #include "insn.h"
 #include "optable.h"
@@ -75,8 +82,8 @@ static bool opsize_prefix_matters(const struct insn *in, const struct op *op)
 static enum insn_mode capstone_mode(const struct insn *in)
 {
 	return in->mode == INSN_MODE_16 && (in->mandatory || !in->opsize_66)
-		       ? INSN_MODE_32
-		       : (enum insn_mode)in->mode;
+		   ? INSN_MODE_32
+		   : (enum insn_mode)in->mode;
 }
 
 /* The instruction without its idle prefixes; returns its length. */
@@ -110,7 +117,8 @@ static unsigned capstone_id(struct decoder *d, const struct insn *in, const stru
 	size_t len = canonical_bytes(in, op, buf);
 	u64 address = 0;
 
-	if (!cs_disasm_iter(d->capstone[capstone_mode(in)], &code, &len, &address, d->scratch) || len)
+	if (!cs_disasm_iter(d->capstone[capstone_mode(in)], &code, &len, &address, d->scratch) ||
+	    len)
 		return 0;
 	return d->scratch->id;
 }
@@ -128,22 +136,41 @@ static unsigned own_id(const struct insn *in)
 	return in->state ? INSN_ID_VECTOR : INSN_ID_INTEGER;
 }
 
-/* Capstone 4 mixes up the sizes of repeated string instructions. */
-static unsigned string_id(const struct insn *in)
+/* Instructions named after their operand size, by word, doubleword, quadword. */
+static unsigned sized_id(const struct insn *in, unsigned w, unsigned d, unsigned q)
 {
-	static const u16 ids[][4] = {
-		{X86_INS_INSB, X86_INS_INSW, X86_INS_INSD, X86_INS_INSD},
-		{X86_INS_OUTSB, X86_INS_OUTSW, X86_INS_OUTSD, X86_INS_OUTSD},
-		{X86_INS_MOVSB, X86_INS_MOVSW, X86_INS_MOVSD, X86_INS_MOVSQ},
-		{X86_INS_CMPSB, X86_INS_CMPSW, X86_INS_CMPSD, X86_INS_CMPSQ},
-		{X86_INS_STOSB, X86_INS_STOSW, X86_INS_STOSD, X86_INS_STOSQ},
-		{X86_INS_LODSB, X86_INS_LODSW, X86_INS_LODSD, X86_INS_LODSQ},
-		{X86_INS_SCASB, X86_INS_SCASW, X86_INS_SCASD, X86_INS_SCASQ},
-	};
-	static const u8 rows[] = {[0x6c / 2] = 0, [0x6e / 2] = 1, [0xa4 / 2] = 2, [0xa6 / 2] = 3,
-				  [0xaa / 2] = 4, [0xac / 2] = 5, [0xae / 2] = 6};
+	return in->opsize == 2 ? w : in->opsize == 4 ? d : q;
+}
 
-	return ids[rows[in->opcode / 2]][in->opcode & 1 ? in->opsize / 4 + 1 : 0];
+/* Capstone 4 gives the wrong size to some repeated string instructions, and in 16-bit mode to the
+ * conversions; it takes RDPID for RDSEED and TPAUSE and UMONITOR for MFENCE. 0 if in is none of
+ * them. */
+static unsigned corrected_id(const struct insn *in)
+{
+	if (in->class == CLASS_SENSITIVE && in->map == INSN_MAP_0F && !in->has_mem &&
+	    (in->opcode == 0xc7 || (in->opcode == 0xae && in->why == WHY_WAIT)))
+		return INSN_ID_SENSITIVE;
+	if (in->enc != INSN_LEGACY || in->map != INSN_MAP_1B)
+		return 0;
+	switch (in->opcode) {
+	case 0x6c: return X86_INS_INSB;
+	case 0x6d: return sized_id(in, X86_INS_INSW, X86_INS_INSD, X86_INS_INSD);
+	case 0x6e: return X86_INS_OUTSB;
+	case 0x6f: return sized_id(in, X86_INS_OUTSW, X86_INS_OUTSD, X86_INS_OUTSD);
+	case 0x98: return sized_id(in, X86_INS_CBW, X86_INS_CWDE, X86_INS_CDQE);
+	case 0x99: return sized_id(in, X86_INS_CWD, X86_INS_CDQ, X86_INS_CQO);
+	case 0xa4: return X86_INS_MOVSB;
+	case 0xa5: return sized_id(in, X86_INS_MOVSW, X86_INS_MOVSD, X86_INS_MOVSQ);
+	case 0xa6: return X86_INS_CMPSB;
+	case 0xa7: return sized_id(in, X86_INS_CMPSW, X86_INS_CMPSD, X86_INS_CMPSQ);
+	case 0xaa: return X86_INS_STOSB;
+	case 0xab: return sized_id(in, X86_INS_STOSW, X86_INS_STOSD, X86_INS_STOSQ);
+	case 0xac: return X86_INS_LODSB;
+	case 0xad: return sized_id(in, X86_INS_LODSW, X86_INS_LODSD, X86_INS_LODSQ);
+	case 0xae: return X86_INS_SCASB;
+	case 0xaf: return sized_id(in, X86_INS_SCASW, X86_INS_SCASD, X86_INS_SCASQ);
+	default: return 0;
+	}
 }
 
 int decoder_decode(struct decoder *d, const u8 *bytes, size_t avail, enum insn_mode mode,
@@ -158,7 +185,9 @@ int decoder_decode(struct decoder *d, const u8 *bytes, size_t avail, enum insn_m
 	if ((out->prefixes & PFX_LOCK) && !out->lockable)
 		return -EILSEQ;
 	insn_classify(out);
-	out->id = op->attr & STR ? string_id(out) : capstone_id(d, out, op);
+	out->id = corrected_id(out);
+	if (!out->id)
+		out->id = capstone_id(d, out, op);
 	if (!out->id) {
 		if (!(op->attr & OWN) && out->enc == INSN_LEGACY)
 			return -EILSEQ;

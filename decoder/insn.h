@@ -2,10 +2,10 @@
  * struct insn: one decoded guest instruction, the only form in which the rest of ringshift sees
  * machine code.
  *
- * Two sources fill it. Our own structural parse splits the bytes into prefixes, opcode, ModRM, SIB,
- * displacement and immediate, because re-encoding an instruction needs every field's place.
- * Capstone names the instruction and tells operands, implicit registers and flags. Where the two
- * disagree on the length, the instruction counts as undecodable.
+ * Three sources fill it. Our own structural parse splits the bytes into prefixes, opcode, ModRM,
+ * SIB, displacement and immediate, because re-encoding an instruction needs every field's place.
+ * The opcode table (opcodes.def) knows sizes, directions, registers and flags. Capstone names the
+ * instruction and must agree on the length, else the instruction counts as undecodable.
  *
  * decoder/ knows nothing of guest state: the same bytes in the same mode give the same struct.
  * Intel SDM vol. 2, chapters 2 and 3; AMD APM vol. 3, chapter 1.
@@ -81,8 +81,8 @@ enum insn_prefix {
 enum insn_class {
 	CLASS_IDENTICAL,  /* registers only: could be copied as it is */
 	CLASS_MEMORY,     /* one explicit memory operand, no use of RSP but as its base */
-	CLASS_STACK_DATA, /* RSP is an operand (not a base), or is changed implicitly (push, pop...)
-			   */
+	CLASS_STACK_DATA, /* RSP is an operand (not a base; lea's base counts as one), or is
+			     changed implicitly (push, pop...) */
 	CLASS_STRING,     /* implicit (R/E)SI, (R/E)DI: movs cmps stos lods scas, xlat, maskmov; ins
 			     and outs (opcodes 6C-6F) are SENSITIVE for their port */
 	CLASS_CONTROL,    /* near jumps, calls, returns, loops */
@@ -112,7 +112,7 @@ enum insn_access { ACCESS_NONE, ACCESS_R = 1, ACCESS_W = 2, ACCESS_RW = 3 };
 /* Identities for instructions Capstone 4 has no name for. Which one it is, the opcode tells. */
 enum insn_own_id {
 	INSN_ID_VECTOR = 0x8000, /* SSE, AVX or AVX-512 */
-	INSN_ID_INTEGER,	 /* only general registers and memory */
+	INSN_ID_INTEGER,         /* only general registers and memory */
 	INSN_ID_SENSITIVE,
 };
 
@@ -148,8 +148,8 @@ struct insn {
 	u8 off_disp, disp_size; /* bytes */
 	u8 off_imm, imm_size;   /* all immediate bytes together (enter: 3, far pointer: 4 or 6) */
 
-	/* Memory operand (ModRM mod 0-2, or moffs). has_mem is false for lea's address too: is_lea.
-	 */
+	/* Memory operand: ModRM mod 0-2, or moffs. Implicit ones (strings, stack, xlat) are not
+	 * here, but seg holds what an override says for them too. */
 	bool has_mem; /* ModRM or moffs memory form, LEA and NOP and prefetch included */
 	bool moffs;   /* A0-A3 */
 	u8 base;      /* GPR_*, REG_RIP, REG_NONE */
@@ -158,23 +158,24 @@ struct insn {
 	bool vsib;
 	u8 seg;       /* SEG_* the operand uses, defaults and overrides applied */
 	u8 access;    /* enum insn_access of the memory operand; NONE for lea, nop, prefetch */
-	u16 mem_size; /* bytes touched, 0 where none or variable (xsave) or per element (vsib) */
+	u16 mem_size; /* bytes touched; 0 where none or variable (xsave); of one element if vsib */
 	s64 disp;     /* sign-extended; EVEX disp8 already scaled; moffs: the address */
 	s64 imm;      /* sign-extended first immediate */
 
-	u16 id;             /* X86_INS_* of Capstone or enum insn_own_id; 0 never */
-	u8 class;           /* enum insn_class */
-	u8 why;             /* enum insn_why, WHY_NONE unless class is CLASS_SENSITIVE */
-	u8 state;           /* enum insn_state */
-	bool rsp_operand;   /* RSP is named as an operand (not as a base) by ModRM, opcode or vvvv */
-	bool lockable;      /* LOCK with a memory destination is legal (else LOCK is #UD) */
-	u16 flags_read;     /* FL_* arithmetic flags and DF the instruction may read */
-	u16 flags_written;  /* FL_* that are written, cleared, set or left undefined, maybe not
-			       always */
+	u16 id;            /* X86_INS_* of Capstone or enum insn_own_id; 0 never */
+	u8 class;          /* enum insn_class */
+	u8 why;            /* enum insn_why, WHY_NONE unless class is CLASS_SENSITIVE */
+	u8 state;          /* enum insn_state */
+	bool rsp_operand;  /* RSP is named as an operand (not as a base) by ModRM, opcode or vvvv */
+	bool lockable;     /* LOCK with a memory destination is legal (else LOCK is #UD) */
+	u16 flags_read;    /* FL_* arithmetic flags and DF the instruction may read */
+	u16 flags_written; /* FL_* that are written, cleared, set or left undefined, maybe not
+			      always */
 	bool flags_partial; /* flags are written, but some arithmetic flag keeps, or may keep, its
 			       old value (flags the manual leaves undefined do not count) */
 	u16 gpr_implicit;   /* bit per GPR_*: used without being named in ModRM/opcode/vvvv */
-	u16 gpr_read;       /* bit per GPR_*: all that are read, addressing included */
+	u16 gpr_read;       /* bit per GPR_*: all that are read, addressing included; also those
+			       written in part (8 or 16 bits) or not always */
 	u16 gpr_written;
 };
 

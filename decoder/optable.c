@@ -56,7 +56,9 @@ static void translate_operands(const char *text, struct op *op)
 		BUG_ON(op->operands_len > OP_MAX_OPERANDS);
 		o->access = ACCESS_R;
 		if (*text == '=' || *text == '+' || *text == '*') {
-			o->access = *text == '=' ? ACCESS_W : *text == '+' ? ACCESS_RW : ACCESS_NONE;
+			o->access = *text == '='   ? ACCESS_W
+				    : *text == '+' ? ACCESS_RW
+						   : ACCESS_NONE;
 			text++;
 		}
 		BUG_ON(!text[0] || !strchr(kinds, text[0]) || !text[1] || !strchr(sizes, text[1]));
@@ -132,9 +134,9 @@ static u32 prefix_condition(const struct insn *in)
 		       : in->mandatory == 0xf3 ? PF3
 		       : in->mandatory == 0xf2 ? PF2
 					       : NP;
-	return in->prefixes & PFX_REP	  ? PF3
+	return in->prefixes & PFX_REP     ? PF3
 	       : in->prefixes & PFX_REPNE ? PF2
-	       : in->prefixes & PFX_66	  ? P66
+	       : in->prefixes & PFX_66    ? P66
 					  : NP;
 }
 

@@ -12,21 +12,21 @@
 
 /* What a row says beside its operands. */
 enum op_attr {
-	LOCK = 1 << 0,     /* LOCK is legal with a memory destination */
-	PARTIAL = 1 << 1,  /* flags may keep their old value although all are listed as written */
-	CC = 1 << 2,       /* reads the flags of condition opcode & 15 */
-	D64 = 1 << 3,      /* 64-bit operand size by default in 64-bit mode */
-	F64 = 1 << 4,      /* 64-bit operand size always in 64-bit mode (Intel's near branches) */
-	OWN = 1 << 5,      /* believed without Capstone, which does not know all its forms */
-	NOMOD = 1 << 6,    /* ModRM.mod is ignored and taken as 3 */
-	STR = 1 << 7,      /* F2 and F3 repeat */
-	VSIB = 1 << 8,     /* the index is a vector */
-	X87 = 1 << 9,      /* uses x87 state though no operand says so */
-	MMX = 1 << 10,     /* the same for MMX */
-	VECTOR = 1 << 11,  /* the same for SSE or AVX, by encoding */
+	LOCK = 1 << 0,      /* LOCK is legal with a memory destination */
+	PARTIAL = 1 << 1,   /* flags may keep their old value although all are listed as written */
+	CC = 1 << 2,        /* reads the flags of condition opcode & 15 */
+	D64 = 1 << 3,       /* 64-bit operand size by default in 64-bit mode */
+	F64 = 1 << 4,       /* 64-bit operand size always in 64-bit mode (Intel's near branches) */
+	OWN = 1 << 5,       /* believed without Capstone, which does not know all its forms */
+	NOMOD = 1 << 6,     /* ModRM.mod is ignored and taken as 3 */
+	STR = 1 << 7,       /* F2 and F3 repeat */
+	VSIB = 1 << 8,      /* the index is a vector */
+	X87 = 1 << 9,       /* uses x87 state though no operand says so */
+	MMX = 1 << 10,      /* the same for MMX */
+	VECTOR = 1 << 11,   /* the same for SSE or AVX, by encoding */
 	SHIFTIMM = 1 << 12, /* PARTIAL if the immediate may be a count of zero */
 	KEEPREP = 1 << 13,  /* F3 matters though no map says so; REX does not */
-	SYSCALL = 1 << 14, /* R11 and RFLAGS change places */
+	SYSCALL = 1 << 14,  /* R11 and RFLAGS change places */
 };
 
 struct operand {

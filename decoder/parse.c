@@ -195,7 +195,7 @@ static void parse_address_16(struct insn *in, u8 mod, u8 rm)
 {
 	static const u8 base[] = {GPR_RBX, GPR_RBX, GPR_RBP, GPR_RBP,
 				  GPR_RSI, GPR_RDI, GPR_RBP, GPR_RBX};
-	static const u8 index[] = {GPR_RSI,  GPR_RDI,  GPR_RSI,	 GPR_RDI,
+	static const u8 index[] = {GPR_RSI,  GPR_RDI,  GPR_RSI,  GPR_RDI,
 				   REG_NONE, REG_NONE, REG_NONE, REG_NONE};
 
 	in->base = base[rm];

@@ -100,6 +100,12 @@ static void uart_clear_rx(struct ns16550 *u)
 	uart_restart_timeout(u);
 }
 
+static void uart_count(struct ns16550 *u, enum stat_id stat)
+{
+	if (u->cfg.stats)
+		u->cfg.stats->n[stat]++;
+}
+
 static void uart_push(struct ns16550 *u, u8 data, u8 err)
 {
 	unsigned depth = uart_depth(u), at;
@@ -115,6 +121,7 @@ static void uart_push(struct ns16550 *u, u8 data, u8 err)
 	u->rx.err[at] = err;
 	if (!u->rx.count++)
 		u->lsr |= err;
+	uart_count(u, STAT_serial_rx);
 	uart_restart_timeout(u);
 }
 
@@ -229,6 +236,7 @@ static void uart_write_thr(struct ns16550 *u, u8 val)
 		uart_push(u, val, 0);
 	else
 		chardev_write(u->cfg.chr, &val, 1);
+	uart_count(u, STAT_serial_tx);
 	u->thre_pending = true;
 	uart_update_irq(u);
 }

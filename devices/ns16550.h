@@ -60,6 +60,7 @@ struct ns16550_config {
 	struct irq_line irq;
 	struct timerq *q;
 	struct chardev *chr; /* may be NULL: nothing connected; its front end is filled in */
+	struct stats *stats; /* bytes in and out; may be NULL */
 };
 
 struct ns16550 {

@@ -191,14 +191,14 @@ unsigned load_mem_map(const struct ram *ram, struct load_mem map[LOAD_MEM_MAX])
 	unsigned n = 0;
 
 	map[n++] = (struct load_mem){0, LOAD_BASE_END, LOAD_MEM_RAM};
-	map[n++] = (struct load_mem){LOAD_BASE_END, RAM_VGA_START - LOAD_BASE_END,
-				     LOAD_MEM_RESERVED};
+	map[n++] =
+	    (struct load_mem){LOAD_BASE_END, RAM_VGA_START - LOAD_BASE_END, LOAD_MEM_RESERVED};
 	map[n++] = (struct load_mem){LOAD_ROM_START, MIB - LOAD_ROM_START, LOAD_MEM_RESERVED};
 	if (ram->low_end > MIB)
 		map[n++] = (struct load_mem){MIB, ram->low_end - MIB, LOAD_MEM_RAM};
 	if (ram->high_end > RAM_HIGH_START)
-		map[n++] = (struct load_mem){RAM_HIGH_START, ram->high_end - RAM_HIGH_START,
-					     LOAD_MEM_RAM};
+		map[n++] =
+		    (struct load_mem){RAM_HIGH_START, ram->high_end - RAM_HIGH_START, LOAD_MEM_RAM};
 	return n;
 }
 
@@ -364,15 +364,14 @@ out:
 
 /* --- descriptor tables --- */
 
-void load_write_gdt(struct boot_state *s, u8 *at, gpa_t gdt)
+void load_write_gdt(struct boot_state *s, u8 *at, gpa_t gdt, u16 cs)
 {
+	memset(at, 0, LOAD_GDT_SIZE);
 	/* Present, ring 0, accessed, 4 GiB; code readable, data writable. */
-	put64(at, 0);
-	put64(at + 8, 0);
-	put64(at + LOAD_CS, s->kind == BOOT_LONG64 ? 0x00af9b000000ffffull : 0x00cf9b000000ffffull);
-	put64(at + LOAD_DS, 0x00cf93000000ffffull);
+	put64(at + cs, s->kind == BOOT_LONG64 ? 0x00af9b000000ffffull : 0x00cf9b000000ffffull);
+	put64(at + cs + 8, 0x00cf93000000ffffull);
 	s->gdt = gdt;
 	s->gdt_limit = LOAD_GDT_SIZE - 1;
-	s->cs = LOAD_CS;
-	s->ds = LOAD_DS;
+	s->cs = cs;
+	s->ds = cs + 8;
 }

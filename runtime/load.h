@@ -9,8 +9,8 @@
 
 #include "loader.h"
 
-#define LOAD_BASE_END     0x9fc00ull  /* end of base memory; the EBDA follows */
-#define LOAD_ROM_START    0xe0000ull  /* to 1 MiB: ACPI tables */
+#define LOAD_BASE_END     0x9fc00ull /* end of base memory; the EBDA follows */
+#define LOAD_ROM_START    0xe0000ull /* to 1 MiB: ACPI tables */
 #define LOAD_MAX_SEGMENTS 64
 #define LOAD_MAX_MODULES  64
 #define LOAD_MAX_TAKEN    (LOAD_MAX_SEGMENTS + LOAD_MAX_MODULES + 8)
@@ -88,8 +88,8 @@ MUST_CHECK int load_take_over(struct load *l, gpa_t start, u64 len);
 /* Take the highest (lowest) free place of len bytes within [floor, ceiling). Its address, or 0. */
 MUST_CHECK gpa_t load_take_high(struct load *l, u64 len, u64 align, gpa_t floor, gpa_t ceiling);
 MUST_CHECK gpa_t load_take_low(struct load *l, u64 len, u64 align, gpa_t floor, gpa_t ceiling);
-/* Room for len bytes that a protocol hands over, from floor upwards: usually in base memory. Cleared;
- * its host address in *host. */
+/* Room for len bytes that a protocol hands over, from floor upwards: usually in base memory.
+ * Cleared; its host address in *host. */
 MUST_CHECK int load_take_info(struct load *l, u64 len, gpa_t floor, gpa_t *gpa, u8 **host);
 /* Host address of a place that has been taken. */
 u8 *load_host(struct load *l, gpa_t gpa, u64 len);
@@ -100,11 +100,11 @@ MUST_CHECK int load_initrd(struct load *l, gpa_t ceiling, struct span *out);
 /* --- descriptor tables --- */
 
 #define LOAD_GDT_SIZE 32
-#define LOAD_CS       0x10
-#define LOAD_DS       0x18
-/* Write a GDT with LOAD_CS (64-bit or 32-bit code) and LOAD_DS to at, which is guest address gdt,
- * and enter it in s. */
-void load_write_gdt(struct boot_state *s, u8 *at, gpa_t gdt);
+#define LOAD_CS_LINUX 0x10 /* __BOOT_CS */
+#define LOAD_CS_OTHER 0x08 /* left open by multiboot and PVH; QEMU's choice */
+/* Write a GDT with the code segment cs (64-bit or 32-bit, by s->kind) and the data segment cs + 8
+ * to at, which is guest address gdt, and enter it in s. */
+void load_write_gdt(struct boot_state *s, u8 *at, gpa_t gdt, u16 cs);
 
 /* --- ELF (load_elf.c) --- */
 

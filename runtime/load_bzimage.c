@@ -6,7 +6,8 @@
  *	64-bit     x86-64 with -boot stub or without a payload (memtest86+): load the protected-mode
  *	           part and enter it 0x200 bytes in; it unpacks itself.
  *	32-bit     everything else: load the protected-mode part, enter it in protected mode. Also
- *	           x86-64 kernels before 3.8 (protocol 2.12), which do not announce the 64-bit entry.
+ *	           x86-64 kernels before 3.8 (protocol 2.12), which do not announce the 64-bit
+ *entry.
  *
  * What is handed over lies in one piece, usually at 0x10000:
  *
@@ -39,13 +40,13 @@
 #define OLD_INITRD_MAX   0x37ffffffu
 #define OLD_CMDLINE_SIZE 255u
 
-#define INFO_START   0x10000ull
-#define PAGES_AT     PAGE_SIZE
-#define PAGES_LEN    (6 * PAGE_SIZE)
-#define GDT_AT       (PAGES_AT + PAGES_LEN)
-#define CMDLINE_AT   (GDT_AT + LOAD_GDT_SIZE)
-#define MAPPED_END   (4 * GIB)
-#define LARGE_PAGE   (2 * MIB)
+#define INFO_START 0x10000ull
+#define PAGES_AT   PAGE_SIZE
+#define PAGES_LEN  (6 * PAGE_SIZE)
+#define GDT_AT     (PAGES_AT + PAGES_LEN)
+#define CMDLINE_AT (GDT_AT + LOAD_GDT_SIZE)
+#define MAPPED_END (4 * GIB)
+#define LARGE_PAGE (2 * MIB)
 
 struct bzimage {
 	struct setup_header hdr; /* fields that the protocol version lacks are 0 */
@@ -97,8 +98,8 @@ static int read_header(struct load *l, struct bzimage *bz)
 	memcpy(h, bytes + HDR_AT, MIN(hdr_len, sizeof(*h)));
 	setup = (h->setup_sects ? h->setup_sects + 1u : 5u) * SECTOR;
 	if (setup >= size)
-		return load_fail(l, l->kernel.path, -ENOEXEC, "cut short: %llu bytes, all setup code",
-				 (unsigned long long)size);
+		return load_fail(l, l->kernel.path, -ENOEXEC,
+				 "cut short: %llu bytes, all setup code", (unsigned long long)size);
 	bz->prot = bytes + setup;
 	bz->prot_len = size - setup;
 	/* syssize counts 16 bytes and is rounded up. */
@@ -150,11 +151,10 @@ static int load_elf_inside(struct load *l, const struct bzimage *bz, u8 *bytes, 
 	if (r)
 		return r;
 	if (!img.is64 || img.end > MAPPED_END || !elf_image_contains(&img, img.entry))
-		return load_fail(l, l->kernel.path, -ENOEXEC,
-				 "the kernel inside: %s",
-				 !img.is64		   ? "a 32-bit ELF file"
+		return load_fail(l, l->kernel.path, -ENOEXEC, "the kernel inside: %s",
+				 !img.is64              ? "a 32-bit ELF file"
 				 : img.end > MAPPED_END ? "linked above 4 GiB"
-							   : "the entry point lies in no segment");
+							: "the entry point lies in no segment");
 	r = elf_image_load(l, "the kernel inside", &img);
 	if (r)
 		return r;
@@ -174,16 +174,17 @@ static int load_payload(struct load *l, const struct bzimage *bz, struct boot_st
 	u64 size;
 	int r;
 
-	if (h->payload_offset > bz->prot_len || h->payload_length > bz->prot_len - h->payload_offset)
+	if (h->payload_offset > bz->prot_len ||
+	    h->payload_length > bz->prot_len - h->payload_offset)
 		return load_fail(l, l->kernel.path, -ENOEXEC,
 				 "the payload is not all in the file: cut short or corrupt");
 	size = unpack_size(in, h->payload_length);
 	if (size > l->ram->size)
-		return load_fail(l, l->kernel.path, -EFBIG,
-				 "the payload claims to unpack to %llu MiB, more than the %llu MiB of "
-				 "RAM: corrupt, or RAM is too small",
-				 (unsigned long long)(size / MIB),
-				 (unsigned long long)(l->ram->size / MIB));
+		return load_fail(
+		    l, l->kernel.path, -EFBIG,
+		    "the payload claims to unpack to %llu MiB, more than the %llu MiB of "
+		    "RAM: corrupt, or RAM is too small",
+		    (unsigned long long)(size / MIB), (unsigned long long)(l->ram->size / MIB));
 	if (load_buffer_alloc(&buf, LOAD_SLOT_UNPACKED, size))
 		return load_fail(l, l->kernel.path, -ENOMEM, "no memory to unpack the payload");
 	r = unpack_payload(in, h->payload_length, buf.bytes, size, &why);
@@ -226,8 +227,7 @@ static void write_boot_params(const struct load *l, const struct bzimage *bz,
 	bp.alt_mem_k = (u32)above_1m;
 	bp.e820_entries = (u8)n;
 	for (unsigned i = 0; i < n; i++)
-		bp.e820_table[i] =
-			(struct boot_e820_entry){map[i].start, map[i].size, map[i].type};
+		bp.e820_table[i] = (struct boot_e820_entry){map[i].start, map[i].size, map[i].type};
 	memcpy(at, &bp, sizeof(bp));
 }
 
@@ -248,7 +248,7 @@ static int hand_over(struct load *l, const struct bzimage *bz, struct boot_state
 		return r;
 	write_boot_params(l, bz, &initrd, host, gpa);
 	write_page_tables(host + PAGES_AT, gpa + PAGES_AT);
-	load_write_gdt(out, host + GDT_AT, gpa + GDT_AT);
+	load_write_gdt(out, host + GDT_AT, gpa + GDT_AT, LOAD_CS_LINUX);
 	memcpy(host + CMDLINE_AT, l->cmdline, strlen(l->cmdline) + 1);
 	out->rsi = gpa;
 	if (out->kind == BOOT_LONG64)

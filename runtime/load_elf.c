@@ -57,14 +57,15 @@ static void read_notes(struct elf_image *img, const GElf_Phdr *ph)
 	}
 }
 
-static int add_segment(struct load *l, const char *what, struct elf_image *img,
-		       const GElf_Phdr *ph, unsigned index)
+static int add_segment(struct load *l, const char *what, struct elf_image *img, const GElf_Phdr *ph,
+		       unsigned index)
 {
 	struct elf_segment *s = &img->seg[img->n_seg];
 
 	if (ph->p_filesz > ph->p_memsz)
 		return load_fail(l, l->kernel.path, -ENOEXEC,
-				 "%s: segment %u is larger in the file than in memory", what, index);
+				 "%s: segment %u is larger in the file than in memory", what,
+				 index);
 	if (ph->p_paddr + ph->p_memsz < ph->p_paddr)
 		return load_fail(l, l->kernel.path, -ENOEXEC,
 				 "%s: segment %u goes beyond the end of the address space", what,
@@ -232,7 +233,8 @@ int pvh_load(struct load *l, const struct elf_image *img, struct boot_state *out
 
 	if (strlen(l->cmdline) >= LOAD_MAX_CMDLINE)
 		return load_fail(l, l->kernel.path, -E2BIG,
-				 "the command line is longer than %llu bytes", LOAD_MAX_CMDLINE - 1);
+				 "the command line is longer than %llu bytes",
+				 LOAD_MAX_CMDLINE - 1);
 	if (!elf_image_contains(img, img->pvh_entry))
 		return load_fail(l, l->kernel.path, -ENOEXEC,
 				 "the PVH entry point %#x lies in no segment", img->pvh_entry);
@@ -246,7 +248,7 @@ int pvh_load(struct load *l, const struct elf_image *img, struct boot_state *out
 	if (r)
 		return r;
 	*out = (struct boot_state){.kind = BOOT_PROT32, .rip = img->pvh_entry, .rbx = gpa};
-	load_write_gdt(out, host + gdt_at, gpa + gdt_at);
+	load_write_gdt(out, host + gdt_at, gpa + gdt_at, LOAD_CS_OTHER);
 	write_start_info(l, host, gpa, cmdline_at, &initrd);
 	return 0;
 }

@@ -18,12 +18,13 @@
 
 #include "load.h"
 
-#define HEADER_MAGIC  0x1badb002u
-#define HEADER_RANGE  8192u
-#define HEADER_LEN    12u
-#define HEADER_AOUT   32u /* with the address fields */
-#define FLAG_AOUT     BIT(16)
-#define FLAGS_UNKNOWN 0xfff8u /* of those that must be understood: 0 page-align, 1 memory, 2 video */
+#define HEADER_MAGIC 0x1badb002u
+#define HEADER_RANGE 8192u
+#define HEADER_LEN   12u
+#define HEADER_AOUT  32u /* with the address fields */
+#define FLAG_AOUT    BIT(16)
+#define FLAGS_UNKNOWN                                                                              \
+	0xfff8u /* of those that must be understood: 0 page-align, 1 memory, 2 video */
 
 #define ENTRY_MAGIC 0x2badb002u
 
@@ -277,7 +278,7 @@ static int hand_over(struct load *l, struct boot_state *out)
 	if (!r) {
 		out->rbx = gpa;
 		write_info(l, &m, host, (u32)gpa);
-		load_write_gdt(out, host + GDT_AT, gpa + GDT_AT);
+		load_write_gdt(out, host + GDT_AT, gpa + GDT_AT, LOAD_CS_OTHER);
 	}
 	free(m.strings);
 	return r;

@@ -167,32 +167,60 @@ static void request_exit(void *opaque, int status)
 
 /* --- what the CPU asks --- */
 
+/* -d guest_errors: what a guest tries that nothing answers. */
+static void log_guest_error(struct vm *vm, const char *what, u64 where)
+{
+	if (vm->cfg->log_items & LOG_GUEST_ERRORS)
+		fprintf(vm->log, "guest error: %s %#llx at rip %#llx\n", what,
+			(unsigned long long)where, (unsigned long long)vm->cpu->rip);
+}
+
+static u64 unassigned(const struct vm *vm)
+{
+	return vm->stats.n[STAT_unassigned_pio] + vm->stats.n[STAT_unassigned_mmio];
+}
+
+static void log_unassigned(struct vm *vm, enum bus_space space, u64 addr, u64 before)
+{
+	if (unassigned(vm) != before)
+		log_guest_error(
+		    vm, space == BUS_PORT ? "no device at port" : "no device at address", addr);
+}
+
+static u64 machine_read(struct vm *vm, enum bus_space space, u64 addr, unsigned size)
+{
+	u64 before = unassigned(vm), val = bus_read(&vm->bus, space, addr, size);
+
+	log_unassigned(vm, space, addr, before);
+	return val;
+}
+
+static void machine_write(struct vm *vm, enum bus_space space, u64 addr, unsigned size, u64 val)
+{
+	u64 before = unassigned(vm);
+
+	bus_write(&vm->bus, space, addr, size, val);
+	log_unassigned(vm, space, addr, before);
+}
+
 static u32 port_read(void *opaque, u16 port, unsigned size)
 {
-	struct vm *vm = opaque;
-
-	return bus_read(&vm->bus, BUS_PORT, port, size);
+	return machine_read(opaque, BUS_PORT, port, size);
 }
 
 static void port_write(void *opaque, u16 port, unsigned size, u32 val)
 {
-	struct vm *vm = opaque;
-
-	bus_write(&vm->bus, BUS_PORT, port, size, val);
+	machine_write(opaque, BUS_PORT, port, size, val);
 }
 
 static u64 mmio_read(void *opaque, gpa_t gpa, unsigned size)
 {
-	struct vm *vm = opaque;
-
-	return bus_read(&vm->bus, BUS_MMIO, gpa, size);
+	return machine_read(opaque, BUS_MMIO, gpa, size);
 }
 
 static void mmio_write(void *opaque, gpa_t gpa, unsigned size, u64 val)
 {
-	struct vm *vm = opaque;
-
-	bus_write(&vm->bus, BUS_MMIO, gpa, size, val);
+	machine_write(opaque, BUS_MMIO, gpa, size, val);
 }
 
 static u64 cr8_read(void *opaque)
@@ -251,15 +279,21 @@ static void cpuid(void *opaque, u32 leaf, u32 subleaf, u32 out[4])
 static int rdmsr(void *opaque, u32 index, u64 *val)
 {
 	struct vm *vm = opaque;
+	int rc = msr_read(&vm->msrs, index, val);
 
-	return msr_read(&vm->msrs, index, val);
+	if (rc)
+		log_guest_error(vm, "RDMSR", index);
+	return rc;
 }
 
 static int wrmsr(void *opaque, u32 index, u64 val)
 {
 	struct vm *vm = opaque;
+	int rc = msr_write(&vm->msrs, index, val);
 
-	return msr_write(&vm->msrs, index, val);
+	if (rc)
+		log_guest_error(vm, "WRMSR", index);
+	return rc;
 }
 
 static int apic_msr_read(void *opaque, u32 index, u64 *val)
@@ -323,8 +357,10 @@ static int init_ports(struct vm *vm, char *err, size_t errlen)
 	int rc = 0;
 
 	for (i = 0; i < cfg->serial_count && !rc; i++) {
-		struct ns16550_config uc = {
-		    .base = base[i], .irq = isa_line(vm, i & 1 ? 3 : 4), .q = &vm->timers};
+		struct ns16550_config uc = {.base = base[i],
+					    .irq = isa_line(vm, i & 1 ? 3 : 4),
+					    .q = &vm->timers,
+					    .stats = &vm->stats};
 
 		uc.chr = console_add(vm->console, &cfg->serial[i], err, errlen);
 		if (!uc.chr)

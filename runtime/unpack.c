@@ -128,14 +128,14 @@ struct format {
 };
 
 static const struct format formats[] = {
-	{2, {0x1f, 0x8b}, unpack_gzip, "is corrupt gzip data"},
-	{6, {0xfd, '7', 'z', 'X', 'Z', 0}, unpack_xz, "is corrupt xz data"},
-	{3, {0x5d, 0, 0}, unpack_lzma, "is corrupt lzma data"},
-	{4, {0x02, 0x21, 0x4c, 0x18}, unpack_lz4, "is corrupt LZ4 data"},
-	{4, {0x28, 0xb5, 0x2f, 0xfd}, unpack_zstd, "is corrupt zstd data"},
-	{4, {0x7f, 'E', 'L', 'F'}, unpack_raw, "is cut short"},
-	{3, {'B', 'Z', 'h'}, NULL, "is packed with bzip2, which is not supported (try -boot stub)"},
-	{4, {0x89, 'L', 'Z', 'O'}, NULL, "is packed with lzo, which is not supported (try -boot stub)"},
+    {2, {0x1f, 0x8b}, unpack_gzip, "is corrupt gzip data"},
+    {6, {0xfd, '7', 'z', 'X', 'Z', 0}, unpack_xz, "is corrupt xz data"},
+    {3, {0x5d, 0, 0}, unpack_lzma, "is corrupt lzma data"},
+    {4, {0x02, 0x21, 0x4c, 0x18}, unpack_lz4, "is corrupt LZ4 data"},
+    {4, {0x28, 0xb5, 0x2f, 0xfd}, unpack_zstd, "is corrupt zstd data"},
+    {4, {0x7f, 'E', 'L', 'F'}, unpack_raw, "is cut short"},
+    {3, {'B', 'Z', 'h'}, NULL, "is packed with bzip2, which is not supported (try -boot stub)"},
+    {4, {0x89, 'L', 'Z', 'O'}, NULL, "is packed with lzo, which is not supported (try -boot stub)"},
 };
 
 static const struct format *find_format(const u8 *in, u64 len)

@@ -34,6 +34,7 @@ struct bench {
 	u64 rng;
 	u8 code[MAX_INSNS * 15 + 16];
 	unsigned len, count;
+	bool strings; /* this sequence may hold string instructions */
 	bool verbose;
 };
 
@@ -211,11 +212,37 @@ static unsigned random_encoding(struct bench *b, u8 *p)
 	return n;
 }
 
-static bool wanted(const struct insn *in)
+/* String instructions work on RSI, RDI and RCX, which the others leave alone in such a sequence. */
+#define STRING_REGS (1u << GPR_RSI | 1u << GPR_RDI | 1u << GPR_RCX)
+
+/* push, pop, and what has RSP as an operand without writing it. */
+static bool wanted_stack(const struct insn *in)
 {
-	if (in->class != CLASS_IDENTICAL && in->class != CLASS_MEMORY)
+	u8 op = in->opcode, ext = in->modrm >> 3 & 7;
+
+	if (in->gpr_written & KEPT & ~(1u << GPR_RSP))
 		return false;
-	if ((in->gpr_written & KEPT) || in->vsib || in->moffs)
+	if (in->map != INSN_MAP_1B || !(in->gpr_written >> GPR_RSP & 1))
+		return !(in->gpr_written >> GPR_RSP & 1);
+	return (op >= 0x50 && op <= 0x5f && op != 0x5c) || op == 0x68 || op == 0x6a ||
+	       (op == 0xff && ext == 6) || (op == 0x8f && in->has_mem);
+}
+
+static bool wanted(const struct bench *b, const struct insn *in)
+{
+	if (in->class == CLASS_STRING)
+		return b->strings && in->map == INSN_MAP_1B && in->opcode != 0xd7 &&
+		       in->seg != SEG_FS && in->seg != SEG_GS && in->addrsize == 8;
+	if (b->strings && (in->gpr_written & STRING_REGS))
+		return false;
+	if (in->class == CLASS_STACK_DATA && !wanted_stack(in))
+		return false;
+	if (in->class != CLASS_IDENTICAL && in->class != CLASS_MEMORY &&
+	    in->class != CLASS_STACK_DATA)
+		return false;
+	if (in->class != CLASS_STACK_DATA && (in->gpr_written & KEPT))
+		return false;
+	if (in->vsib || in->moffs)
 		return false;
 	if (in->has_mem && (in->disp < -0x1000 || in->disp > 0x1000))
 		return false;
@@ -229,7 +256,9 @@ static bool wanted(const struct insn *in)
 		return in->has_mem;
 	/* cmpxchg16b etc. stay; a bit offset in a register reaches too far */
 	if (in->map == INSN_MAP_0F && in->has_mem &&
-	    (in->opcode == 0xa3 || in->opcode == 0xab || in->opcode == 0xb3 || in->opcode == 0xbb))
+	    (in->opcode == 0xa3 || in->opcode == 0xab || in->opcode == 0xb3 ||
+	     in->opcode == 0xbb) &&
+	    in->reg != GPR_R9)
 		return false;
 	if (in->map == INSN_MAP_0F && in->opcode == 0xf7) /* maskmov: [rdi] */
 		return false;
@@ -242,12 +271,13 @@ static void make_code(struct bench *b)
 	struct insn in;
 
 	b->len = b->count = 0;
+	b->strings = rnd(b) % 4 == 0;
 	while (b->count < want) {
 		u8 *p = b->code + b->len;
 		unsigned n = random_encoding(b, p);
 		int len = decoder_decode(b->dec, p, MIN(n, 15u), INSN_MODE_64, &in);
 
-		if (len <= 0 || !wanted(&in))
+		if (len <= 0 || !wanted(b, &in))
 			continue;
 		b->len += len;
 		b->count++;
@@ -363,7 +393,12 @@ static void random_state(struct bench *b)
 				     : DATA_AT + DATA_SIZE - 0x80 - rnd(b) % 0xa00;
 	c->gpr[GPR_R9] = rnd(b) % 64;
 	c->gpr[GPR_RSP] = STACK_TOP;
-	cpu_set_rflags(c, (rnd(b) & FL_ARITH) | FL_IF);
+	if (b->strings) {
+		c->gpr[GPR_RSI] = DATA_AT + 0x700 + rnd(b) % 0x1000;
+		c->gpr[GPR_RDI] = DATA_AT + 0x700 + rnd(b) % 0x1000;
+		c->gpr[GPR_RCX] = rnd(b) % 3 ? rnd(b) % 24 : rnd(b) % 0x180;
+	}
+	cpu_set_rflags(c, (rnd(b) & (FL_ARITH | (b->strings ? FL_DF : 0))) | FL_IF);
 	c->rip = CODE_AT + rnd(b) % 0xc00;
 	memcpy(native_state.gpr, c->gpr, sizeof(c->gpr));
 	native_state.rflags = cpu_rflags(c);
@@ -373,14 +408,14 @@ static void random_state(struct bench *b)
 	for (i = 0; i < DATA_SIZE; i += 8)
 		*(u64 *)(DATA_AT + i) = rnd(b) & 1 ? rnd(b) : rnd(b) % 100;
 	BUG_ON(ram_write(&b->ram, AREA_GPA, (void *)AREA_BASE, 0x3000));
+	BUG_ON(ram_write(&b->ram, AREA_GPA + (STACK_AT - AREA_BASE), (void *)STACK_AT, STACK_SIZE));
 	BUG_ON(ram_write(&b->ram, AREA_GPA + (DATA_AT - AREA_BASE), (void *)DATA_AT, DATA_SIZE));
 }
 
 /* --- comparing --- */
 
-static unsigned differ(struct bench *b, const char *what, unsigned n, u64 ours, u64 host)
+static unsigned differ(const char *what, unsigned n, u64 ours, u64 host)
 {
-	(void)b;
 	printf("  %s%u: engine %016llx host %016llx\n", what, n, (unsigned long long)ours,
 	       (unsigned long long)host);
 	return 1;
@@ -397,9 +432,9 @@ static bool faulted_in_mmx(struct bench *b, unsigned vector, u64 rip)
 
 static unsigned compare(struct bench *b, const u64 gpr[16], u64 rip, u64 rflags, unsigned vector)
 {
-	static const char *const host_vector = "host vector ";
 	struct native_state *s = &native_state;
 	const u8 *data = ram_ptr(&b->ram, AREA_GPA + (DATA_AT - AREA_BASE), DATA_SIZE);
+	const u8 *stack = ram_ptr(&b->ram, AREA_GPA + (STACK_AT - AREA_BASE), STACK_SIZE);
 	struct vec_state v;
 	unsigned bad = 0, i;
 	u64 end = s->entry + b->len;
@@ -413,32 +448,35 @@ static unsigned compare(struct bench *b, const u64 gpr[16], u64 rip, u64 rflags,
 	    (s->trapno == EXC_UD || s->trapno == EXC_GP || s->trapno == EXC_MF))
 		return 0;
 	if (vector != (u8)s->trapno)
-		return differ(b, host_vector, 0, vector, s->trapno);
+		return differ("vector ", 0, vector, s->trapno);
 	if (rip != (vector == 255 ? end : s->rip))
-		bad += differ(b, "rip", 0, rip, s->rip);
+		bad += differ("rip", 0, rip, s->rip);
 	if (vector == EXC_PF && b->c->cr2 != s->cr2)
-		bad += differ(b, "cr2", 0, b->c->cr2, s->cr2);
+		bad += differ("cr2", 0, b->c->cr2, s->cr2);
 	for (i = 0; i < 16; i++)
 		if (gpr[i] != s->gpr[i])
-			bad += differ(b, "gpr", i, gpr[i], s->gpr[i]);
+			bad += differ("gpr", i, gpr[i], s->gpr[i]);
 	if ((rflags ^ s->rflags) & FL_ARITH)
-		bad += differ(b, "rflags", 0, rflags & FL_ARITH, s->rflags & FL_ARITH);
+		bad += differ("rflags", 0, rflags & FL_ARITH, s->rflags & FL_ARITH);
 	from_xsave(s->xsave, &v);
 	for (i = 0; i < 32; i++)
 		if (memcmp(v.zmm[i], b->c->vec.zmm[i], 64))
-			bad += differ(b, "zmm", i, *(u64 *)b->c->vec.zmm[i], *(u64 *)v.zmm[i]);
+			bad += differ("zmm", i, *(u64 *)b->c->vec.zmm[i], *(u64 *)v.zmm[i]);
 	for (i = 0; i < 8; i++)
 		if (v.k[i] != b->c->vec.k[i])
-			bad += differ(b, "k", i, b->c->vec.k[i], v.k[i]);
+			bad += differ("k", i, b->c->vec.k[i], v.k[i]);
 	if (v.mxcsr != b->c->vec.mxcsr)
-		bad += differ(b, "mxcsr", 0, b->c->vec.mxcsr, v.mxcsr);
+		bad += differ("mxcsr", 0, b->c->vec.mxcsr, v.mxcsr);
 	for (i = 0; i < 160 && !faulted_in_mmx(b, vector, rip); i += 8)
 		if (i != 24 && memcmp(v.fx + i, b->c->vec.fx + i, i >= 32 && (i & 8) ? 2 : 8))
-			bad += differ(b, "x87 image ", i, *(u64 *)(b->c->vec.fx + i),
-				      *(u64 *)(v.fx + i));
+			bad +=
+			    differ("x87 image ", i, *(u64 *)(b->c->vec.fx + i), *(u64 *)(v.fx + i));
 	for (i = 0; i < DATA_SIZE; i += 8)
 		if (memcmp(data + i, (u8 *)DATA_AT + i, 8))
-			bad += differ(b, "memory ", i, *(u64 *)(data + i), *(u64 *)(DATA_AT + i));
+			bad += differ("memory ", i, *(u64 *)(data + i), *(u64 *)(DATA_AT + i));
+	for (i = 0; i < STACK_SIZE; i += 8)
+		if (memcmp(stack + i, (u8 *)STACK_AT + i, 8))
+			bad += differ("stack ", i, *(u64 *)(stack + i), *(u64 *)(STACK_AT + i));
 	return bad;
 }
 

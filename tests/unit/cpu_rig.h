@@ -120,7 +120,6 @@ static inline struct rig *rig_new(void)
 	r->decoder = decoder_new();
 	cr_assert_not_null(r->decoder);
 	r->c.maxphyaddr = 40;
-	r->c.linear_bits = 48;
 	r->c.stats = &r->stats;
 	mmu_init(&r->c.mmu, &r->ram, &r->stats, 40);
 	cpu_reset(&r->c);

@@ -66,7 +66,8 @@ static inline struct blob rig_alloc(size_t n)
 	return (struct blob){node->p, n};
 }
 
-static inline size_t rig_lzma_run(lzma_stream *s, lzma_ret r, const u8 *in, size_t n, struct blob *b)
+static inline size_t rig_lzma_run(lzma_stream *s, lzma_ret r, const u8 *in, size_t n,
+				  struct blob *b)
 {
 	cr_assert(r == LZMA_OK);
 	s->next_in = in;
@@ -123,8 +124,8 @@ static inline struct blob rig_pack(enum rig_pack kind, const u8 *in, size_t n)
 	switch (kind) {
 	case PACK_GZIP: b.n = rig_gzip(in, n, &b); return b;
 	case PACK_XZ:
-		b.n = rig_lzma_run(&s, lzma_stream_encoder(&s, filters, LZMA_CHECK_CRC32), in, n,
-				   &b);
+		b.n =
+		    rig_lzma_run(&s, lzma_stream_encoder(&s, filters, LZMA_CHECK_CRC32), in, n, &b);
 		break;
 	case PACK_LZMA: b.n = rig_lzma_run(&s, lzma_alone_encoder(&s, &opt), in, n, &b); break;
 	case PACK_LZ4: b.n = rig_lz4(in, n, &b); break;
@@ -299,10 +300,11 @@ static inline struct blob rig_bzimage(struct setup_header h, const struct blob *
 /* The kernel inside: 64 KiB of 0xab at 16 MiB, 64 KiB of 0xcd with as much bss at 17 MiB. */
 static inline struct blob rig_vmlinux(void)
 {
-	const struct rig_elf e = {.entry = 0x1000040,
-				  .n_seg = 2,
-				  .seg = {{0x1000000, 0xffffffff81000000, 0x10000, 0x10000, 0xab, 1},
-					  {0x1100000, 0xffffffff81100000, 0x10000, 0x20000, 0xcd}}};
+	const struct rig_elf e = {
+	    .entry = 0x1000040,
+	    .n_seg = 2,
+	    .seg = {{0x1000000, 0xffffffff81000000, 0x10000, 0x10000, 0xab, 1},
+		    {0x1100000, 0xffffffff81100000, 0x10000, 0x20000, 0xcd}}};
 
 	return rig_elf(&e);
 }

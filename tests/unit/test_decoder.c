@@ -44,7 +44,7 @@ PRINTF(2, 3) static void put(struct text *t, const char *format, ...)
 	cr_assert_lt(t->n, sizeof(t->s));
 }
 
-static const char *const gpr_names[] = {"ax", "cx", "dx",  "bx",  "sp",	 "bp",	"si",  "di", "r8",
+static const char *const gpr_names[] = {"ax", "cx",  "dx",  "bx",  "sp",  "bp",  "si",  "di", "r8",
 					"r9", "r10", "r11", "r12", "r13", "r14", "r15", "ip"};
 
 static const char *const segment_names[] = {"es", "cs", "ss", "ds", "fs", "gs"};
@@ -164,7 +164,8 @@ static const char *inconsistency(const struct insn *in, const u8 *bytes, int len
 		return "length";
 	if (memcmp(in->bytes, bytes, len))
 		return "bytes";
-	if (in->off_opcode >= len || (in->enc == INSN_LEGACY && bytes[in->off_opcode] != in->opcode))
+	if (in->off_opcode >= len ||
+	    (in->enc == INSN_LEGACY && bytes[in->off_opcode] != in->opcode))
 		return "off_opcode";
 	if (in->has_modrm != !!in->off_modrm ||
 	    (in->has_modrm && bytes[in->off_modrm] != in->modrm))
@@ -250,9 +251,9 @@ Test(decoder, truncated)
 				     -ENODATA, "%s cut at %zu", golden[i].hex, k);
 		for (u8 fill = 0; n < INSN_MAX_LEN && fill < 255; fill += 15) {
 			memset(bytes + n, fill, INSN_MAX_LEN - n);
-			cr_expect_eq(decoder_decode(decoder, bytes, INSN_MAX_LEN, golden[i].mode,
-						    &in),
-				     (int)n, "%s followed by %02x", golden[i].hex, fill);
+			cr_expect_eq(
+			    decoder_decode(decoder, bytes, INSN_MAX_LEN, golden[i].mode, &in),
+			    (int)n, "%s followed by %02x", golden[i].hex, fill);
 		}
 	}
 }
@@ -271,49 +272,101 @@ Test(decoder, invalid)
 		enum insn_mode mode;
 		const char *hex;
 	} rows[] = {
-		/* one-byte opcodes that 64-bit mode lost */
-		{INSN_MODE_64, "06"}, {INSN_MODE_64, "07"}, {INSN_MODE_64, "0e"},
-		{INSN_MODE_64, "16"}, {INSN_MODE_64, "17"}, {INSN_MODE_64, "1e"},
-		{INSN_MODE_64, "1f"}, {INSN_MODE_64, "27"}, {INSN_MODE_64, "2f"},
-		{INSN_MODE_64, "37"}, {INSN_MODE_64, "3f"}, {INSN_MODE_64, "60"},
-		{INSN_MODE_64, "61"}, {INSN_MODE_64, "82 c0 01"}, {INSN_MODE_64, "9a"},
-		{INSN_MODE_64, "ce"}, {INSN_MODE_64, "d4 0a"}, {INSN_MODE_64, "d5 0a"},
-		{INSN_MODE_64, "d6"}, {INSN_MODE_64, "ea"}, {INSN_MODE_64, "62 08"},
-		/* what 32-bit mode does not have */
-		{INSN_MODE_32, "0f 01 f8"}, {INSN_MODE_32, "f3 0f ae c0"},
-		/* holes in the maps and in groups */
-		{INSN_MODE_64, "0f 04"}, {INSN_MODE_64, "0f 0a"}, {INSN_MODE_64, "0f 0c"},
-		{INSN_MODE_64, "0f 0f c0 9e"}, {INSN_MODE_64, "0f 24 c0"},
-		{INSN_MODE_64, "0f 36"}, {INSN_MODE_64, "0f 39"}, {INSN_MODE_64, "0f a6 c0"},
-		{INSN_MODE_64, "0f b8 c0"}, {INSN_MODE_64, "0f 38 40 00"},
-		{INSN_MODE_64, "0f 3a 00 00 00"}, {INSN_MODE_64, "8c f0"},
-		{INSN_MODE_64, "8e c8"}, {INSN_MODE_64, "8e f0"}, {INSN_MODE_64, "8f 08"},
-		{INSN_MODE_64, "c6 08 00"}, {INSN_MODE_64, "c7 f8 00 00 00 00"},
-		{INSN_MODE_64, "fe 10"}, {INSN_MODE_64, "ff 38"}, {INSN_MODE_64, "ff d8"},
-		{INSN_MODE_64, "ff e8"}, {INSN_MODE_64, "0f 00 30"},
-		{INSN_MODE_64, "0f ba 00 01"}, {INSN_MODE_64, "0f c7 00"},
-		{INSN_MODE_64, "d9 08"}, {INSN_MODE_64, "d9 d1"}, {INSN_MODE_64, "db 20"},
-		/* register forms of what needs memory, and the other way round */
-		{INSN_MODE_64, "8d c0"}, {INSN_MODE_32, "c4 c0 00 00"}, {INSN_MODE_64, "0f b2 c0"},
-		{INSN_MODE_64, "0f c3 c0"}, {INSN_MODE_64, "0f c7 c8"}, {INSN_MODE_64, "0f 50 00"},
-		{INSN_MODE_64, "0f f7 00"}, {INSN_MODE_64, "0f 2b c0"},
-		/* prefixes that select nothing */
-		{INSN_MODE_64, "f3 0f 54 c0"}, {INSN_MODE_64, "f2 0f 6f c0"},
-		{INSN_MODE_64, "66 0f 52 c0"}, {INSN_MODE_64, "f3 0f c3 00"},
-		/* LOCK where it may not be */
-		{INSN_MODE_64, "f0 90"}, {INSN_MODE_64, "f0 89 00"}, {INSN_MODE_64, "f0 01 c0"},
-		{INSN_MODE_64, "f0 03 00"}, {INSN_MODE_64, "f0 39 00"}, {INSN_MODE_64, "f0 0f a3 00"},
-		{INSN_MODE_64, "f0 87 c0"}, {INSN_MODE_64, "f0 d1 20"}, {INSN_MODE_32, "f0 a4"},
-		{INSN_MODE_16, "f0 ff 30"}, {INSN_MODE_64, "f0 0f c7 f0"},
-		/* VEX and EVEX with prefixes they forbid, and with maps there are not */
-		{INSN_MODE_64, "66 c5 f4 58 00"}, {INSN_MODE_64, "f3 c5 f4 58 00"},
-		{INSN_MODE_64, "f2 c5 f4 58 00"}, {INSN_MODE_64, "48 c5 f4 58 00"},
-		{INSN_MODE_64, "f0 c5 f4 58 00"}, {INSN_MODE_64, "c4 e0 74 58 00"},
-		{INSN_MODE_64, "c4 e4 74 58 00"}, {INSN_MODE_64, "66 62 f1 74 48 58 00"},
-		{INSN_MODE_64, "62 f0 74 48 58 00"}, {INSN_MODE_64, "62 f9 74 48 58 00"},
-		{INSN_MODE_64, "62 f1 70 48 58 00"}, {INSN_MODE_64, "62 f1 74 68 58 00"},
-		/* gathers need a SIB byte */
-		{INSN_MODE_64, "c4 e2 69 90 00"}, {INSN_MODE_16, "c4 e2 69 90 04"},
+	    /* one-byte opcodes that 64-bit mode lost */
+	    {INSN_MODE_64, "06"},
+	    {INSN_MODE_64, "07"},
+	    {INSN_MODE_64, "0e"},
+	    {INSN_MODE_64, "16"},
+	    {INSN_MODE_64, "17"},
+	    {INSN_MODE_64, "1e"},
+	    {INSN_MODE_64, "1f"},
+	    {INSN_MODE_64, "27"},
+	    {INSN_MODE_64, "2f"},
+	    {INSN_MODE_64, "37"},
+	    {INSN_MODE_64, "3f"},
+	    {INSN_MODE_64, "60"},
+	    {INSN_MODE_64, "61"},
+	    {INSN_MODE_64, "82 c0 01"},
+	    {INSN_MODE_64, "9a"},
+	    {INSN_MODE_64, "ce"},
+	    {INSN_MODE_64, "d4 0a"},
+	    {INSN_MODE_64, "d5 0a"},
+	    {INSN_MODE_64, "d6"},
+	    {INSN_MODE_64, "ea"},
+	    {INSN_MODE_64, "62 08"},
+	    /* what 32-bit mode does not have */
+	    {INSN_MODE_32, "0f 01 f8"},
+	    {INSN_MODE_32, "f3 0f ae c0"},
+	    /* holes in the maps and in groups */
+	    {INSN_MODE_64, "0f 04"},
+	    {INSN_MODE_64, "0f 0a"},
+	    {INSN_MODE_64, "0f 0c"},
+	    {INSN_MODE_64, "0f 0f c0 9e"},
+	    {INSN_MODE_64, "0f 24 c0"},
+	    {INSN_MODE_64, "0f 36"},
+	    {INSN_MODE_64, "0f 39"},
+	    {INSN_MODE_64, "0f a6 c0"},
+	    {INSN_MODE_64, "0f b8 c0"},
+	    {INSN_MODE_64, "0f 38 40 00"},
+	    {INSN_MODE_64, "0f 3a 00 00 00"},
+	    {INSN_MODE_64, "8c f0"},
+	    {INSN_MODE_64, "8e c8"},
+	    {INSN_MODE_64, "8e f0"},
+	    {INSN_MODE_64, "8f 08"},
+	    {INSN_MODE_64, "c6 08 00"},
+	    {INSN_MODE_64, "c7 f8 00 00 00 00"},
+	    {INSN_MODE_64, "fe 10"},
+	    {INSN_MODE_64, "ff 38"},
+	    {INSN_MODE_64, "ff d8"},
+	    {INSN_MODE_64, "ff e8"},
+	    {INSN_MODE_64, "0f 00 30"},
+	    {INSN_MODE_64, "0f ba 00 01"},
+	    {INSN_MODE_64, "0f c7 00"},
+	    {INSN_MODE_64, "d9 08"},
+	    {INSN_MODE_64, "d9 d1"},
+	    {INSN_MODE_64, "db 20"},
+	    /* register forms of what needs memory, and the other way round */
+	    {INSN_MODE_64, "8d c0"},
+	    {INSN_MODE_32, "c4 c0 00 00"},
+	    {INSN_MODE_64, "0f b2 c0"},
+	    {INSN_MODE_64, "0f c3 c0"},
+	    {INSN_MODE_64, "0f c7 c8"},
+	    {INSN_MODE_64, "0f 50 00"},
+	    {INSN_MODE_64, "0f f7 00"},
+	    {INSN_MODE_64, "0f 2b c0"},
+	    /* prefixes that select nothing */
+	    {INSN_MODE_64, "f3 0f 54 c0"},
+	    {INSN_MODE_64, "f2 0f 6f c0"},
+	    {INSN_MODE_64, "66 0f 52 c0"},
+	    {INSN_MODE_64, "f3 0f c3 00"},
+	    /* LOCK where it may not be */
+	    {INSN_MODE_64, "f0 90"},
+	    {INSN_MODE_64, "f0 89 00"},
+	    {INSN_MODE_64, "f0 01 c0"},
+	    {INSN_MODE_64, "f0 03 00"},
+	    {INSN_MODE_64, "f0 39 00"},
+	    {INSN_MODE_64, "f0 0f a3 00"},
+	    {INSN_MODE_64, "f0 87 c0"},
+	    {INSN_MODE_64, "f0 d1 20"},
+	    {INSN_MODE_32, "f0 a4"},
+	    {INSN_MODE_16, "f0 ff 30"},
+	    {INSN_MODE_64, "f0 0f c7 f0"},
+	    /* VEX and EVEX with prefixes they forbid, and with maps there are not */
+	    {INSN_MODE_64, "66 c5 f4 58 00"},
+	    {INSN_MODE_64, "f3 c5 f4 58 00"},
+	    {INSN_MODE_64, "f2 c5 f4 58 00"},
+	    {INSN_MODE_64, "48 c5 f4 58 00"},
+	    {INSN_MODE_64, "f0 c5 f4 58 00"},
+	    {INSN_MODE_64, "c4 e0 74 58 00"},
+	    {INSN_MODE_64, "c4 e4 74 58 00"},
+	    {INSN_MODE_64, "66 62 f1 74 48 58 00"},
+	    {INSN_MODE_64, "62 f0 74 48 58 00"},
+	    {INSN_MODE_64, "62 f9 74 48 58 00"},
+	    {INSN_MODE_64, "62 f1 70 48 58 00"},
+	    {INSN_MODE_64, "62 f1 74 68 58 00"},
+	    /* gathers need a SIB byte */
+	    {INSN_MODE_64, "c4 e2 69 90 00"},
+	    {INSN_MODE_16, "c4 e2 69 90 04"},
 	};
 	struct insn in;
 

@@ -29,24 +29,24 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
-#define CTX	 0x10000000ul
-#define XSAVE	 (CTX + 0x1000)
-#define CODE	 (CTX + 0x10000)
-#define MEM	 (CTX + 0x20000)
-#define MEM_RO	 (CTX + 0x22000)
+#define CTX      0x10000000ul
+#define XSAVE    (CTX + 0x1000)
+#define CODE     (CTX + 0x10000)
+#define MEM      (CTX + 0x20000)
+#define MEM_RO   (CTX + 0x22000)
 #define MEM_NONE (CTX + 0x24000)
-#define AREA	 0x26000ul
-#define OPERAND	 (MEM + 0x540) /* where no limit is near; aligned enough for everything */
+#define AREA     0x26000ul
+#define OPERAND  (MEM + 0x540) /* where no limit is near; aligned enough for everything */
 
 struct stub {
-	u64 in[16];	 /* 0x000 */
-	u64 in_flags;	 /* 0x080 */
-	u64 host_rsp;	 /* 0x088 */
-	u64 out[16];	 /* 0x090 */
-	u64 out_flags;	 /* 0x110 */
+	u64 in[16];      /* 0x000 */
+	u64 in_flags;    /* 0x080 */
+	u64 host_rsp;    /* 0x088 */
+	u64 out[16];     /* 0x090 */
+	u64 out_flags;   /* 0x110 */
 	u32 xrstor_mask; /* 0x118 */
-	u32 mxcsr;	 /* 0x11c */
-	u64 code;	 /* 0x120 */
+	u32 mxcsr;       /* 0x11c */
+	u64 code;        /* 0x120 */
 	volatile int signo, si_code;
 	s64 disp; /* of the operand: [rsi + disp] */
 };
@@ -257,9 +257,11 @@ static void initial_state(const struct insn *in, unsigned variant, struct state 
 		s->gpr[GPR_RDX] = 0; /* so that most divisions work */
 	/* A count that shifts, one that does not, and neither shifts everything out. */
 	s->gpr[GPR_RCX] = (s->gpr[GPR_RCX] & ~0xffull) | (variant ? 0x40 : 3);
+	if (variant == 2)
+		memset(s->gpr, 0, sizeof(s->gpr));
 	s->flags = 0;
 	for (unsigned i = 0; i < sizeof(s->mem); i++)
-		s->mem[i] = i < sizeof(mem) ? mem[i] : 17 * i + 1;
+		s->mem[i] = variant == 2 ? 0 : i < sizeof(mem) ? mem[i] : 17 * i + 1;
 }
 
 static u64 difference(const struct state *a, const struct state *b, u16 gprs)
@@ -319,11 +321,12 @@ static void check_memory_data(struct tally *t, const struct insn *in, const stru
 	run(&other, OPERAND, n, &q);
 	if (q.signo)
 		return;
-	depends = difference(&q.s, &r->s, in->access & ACCESS_W ? 0xffff : 0) ||
-		  q.s.flags != r->s.flags;
+	depends =
+	    difference(&q.s, &r->s, in->access & ACCESS_W ? 0xffff : 0) || q.s.flags != r->s.flags;
 	if (!(in->access & ACCESS_R) && depends)
 		complain(t, in, "depends on memory it is not said to read", 0);
-	if (in->access == ACCESS_RW && !depends)
+	/* with all registers zero, and gives zero whatever was there */
+	if (in->access == ACCESS_RW && !depends && s->gpr[GPR_RBX])
 		complain(t, in, "does not depend on memory it is said to read", 0);
 }
 
@@ -392,7 +395,7 @@ static void check_encoding(struct tally *t, const struct insn *in)
 
 	place_code(in->bytes, in->len);
 	ctx->disp = in->disp;
-	for (unsigned variant = 0; variant < 2; variant++) {
+	for (unsigned variant = 0; variant < 3; variant++) {
 		initial_state(in, variant, &s);
 		run(&s, OPERAND, in->mem_size, &r);
 		if (r.signo == SIGILL) {
@@ -513,8 +516,9 @@ static bool is_vsib_opcode(unsigned map, unsigned opcode)
 /* Opcodes whose ModRM.reg is part of the opcode. */
 static u8 digits_of(unsigned map, unsigned opcode)
 {
-	bool group = (map == INSN_MAP_0F && (opcode == 0xae || (opcode >= 0x71 && opcode <= 0x73))) ||
-		     (map == INSN_MAP_0F38 && opcode == 0xf3);
+	bool group =
+	    (map == INSN_MAP_0F && (opcode == 0xae || (opcode >= 0x71 && opcode <= 0x73))) ||
+	    (map == INSN_MAP_0F38 && opcode == 0xf3);
 
 	return group ? 0xff : 1 << 1;
 }
@@ -650,19 +654,19 @@ Test(decoder_host, prefix_heaps, .init = setup, .timeout = 120)
 	static const u8 prefixes[] = {0x66, 0xf2, 0xf3, 0x26, 0x2e, 0x36, 0x3e, 0xf0,
 				      0x40, 0x44, 0x48, 0x4c, 0x66, 0xf2, 0xf3, 0x48};
 	static const u8 opcodes[][4] = {
-		{1, 0x01},	 {1, 0x89},	  {1, 0x8b},	   {1, 0x8d},	    {1, 0xf7},
-		{1, 0xd1},	 {1, 0x63},	  {1, 0x87},	   {1, 0xff},	    {1, 0x69},
-		{1, 0xdd},	 {1, 0xd9},	  {2, 0x0f, 0x1f}, {2, 0x0f, 0x1e}, {2, 0x0f, 0x10},
-		{2, 0x0f, 0x12}, {2, 0x0f, 0x16}, {2, 0x0f, 0x28}, {2, 0x0f, 0x2a}, {2, 0x0f, 0x2d},
-		{2, 0x0f, 0x54}, {2, 0x0f, 0x58}, {2, 0x0f, 0x6f}, {2, 0x0f, 0x7e}, {2, 0x0f, 0x70},
-		{2, 0x0f, 0xaf}, {2, 0x0f, 0xb0}, {2, 0x0f, 0xb6}, {2, 0x0f, 0xb8}, {2, 0x0f, 0xbc},
-		{2, 0x0f, 0xbd}, {2, 0x0f, 0xc1}, {2, 0x0f, 0xc2}, {2, 0x0f, 0xc3}, {2, 0x0f, 0xc7},
-		{2, 0x0f, 0xd6}, {2, 0x0f, 0xe6}, {2, 0x0f, 0xe7}, {2, 0x0f, 0x44}, {2, 0x0f, 0x92},
+	    {1, 0x01},       {1, 0x89},       {1, 0x8b},       {1, 0x8d},       {1, 0xf7},
+	    {1, 0xd1},       {1, 0x63},       {1, 0x87},       {1, 0xff},       {1, 0x69},
+	    {1, 0xdd},       {1, 0xd9},       {2, 0x0f, 0x1f}, {2, 0x0f, 0x1e}, {2, 0x0f, 0x10},
+	    {2, 0x0f, 0x12}, {2, 0x0f, 0x16}, {2, 0x0f, 0x28}, {2, 0x0f, 0x2a}, {2, 0x0f, 0x2d},
+	    {2, 0x0f, 0x54}, {2, 0x0f, 0x58}, {2, 0x0f, 0x6f}, {2, 0x0f, 0x7e}, {2, 0x0f, 0x70},
+	    {2, 0x0f, 0xaf}, {2, 0x0f, 0xb0}, {2, 0x0f, 0xb6}, {2, 0x0f, 0xb8}, {2, 0x0f, 0xbc},
+	    {2, 0x0f, 0xbd}, {2, 0x0f, 0xc1}, {2, 0x0f, 0xc2}, {2, 0x0f, 0xc3}, {2, 0x0f, 0xc7},
+	    {2, 0x0f, 0xd6}, {2, 0x0f, 0xe6}, {2, 0x0f, 0xe7}, {2, 0x0f, 0x44}, {2, 0x0f, 0x92},
 	};
 	struct rig g = new_rig();
 	u32 seed = 1;
 
-	for (unsigned i = 0; i < 40000; i++) {
+	for (unsigned i = 0; i < 15000; i++) {
 		const u8 *opcode = opcodes[next_random(&seed) % ARRAY_LEN(opcodes)];
 		size_t n = next_random(&seed) % 7;
 		u8 b[INSN_MAX_LEN] = {0};
@@ -693,5 +697,5 @@ Test(decoder_host, prefix_heaps, .init = setup, .timeout = 120)
 		if (r.signo != SIGILL)
 			complain(&g.tally, &in, "the processor knows it", r.signo);
 	}
-	finish(&g, 10000);
+	finish(&g, 8000);
 }

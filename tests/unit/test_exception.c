@@ -119,10 +119,14 @@ Test(exception, rf_in_the_image)
 		unsigned vector;
 		bool exception, rf;
 	} cases[] = {
-	    {EXC_DE, true, true},   {EXC_DB, true, false}, {EXC_UD, true, true},
-	    {EXC_DF, true, false},  {EXC_PF, true, true},  {EXC_MF, true, true},
-	    {EXC_PF, false, false}, /* an external interrupt with an odd number */
-	    {0x20, false, false},   {0x30, true, false},
+	    {EXC_DE, true, true},  {EXC_DB, true, false},  {EXC_UD, true, true},
+	    {EXC_DF, true, false}, {EXC_PF, true, true},   {EXC_MF, true, true},
+	    {EXC_BP, true, false}, {EXC_BR, true, true},   {EXC_NM, true, true},
+	    {EXC_TS, true, true},  {EXC_NP, true, true},   {EXC_SS, true, true},
+	    {EXC_GP, true, true},  {EXC_AC, true, true},   {EXC_MC, true, false},
+	    {EXC_XM, true, true},  {EXC_PF, false, false}, /* an external interrupt with an odd
+							      number */
+	    {0x20, false, false},  {0x30, true, false},
 	};
 	unsigned i;
 
@@ -152,6 +156,26 @@ Test(exception, sixteen_bit_gate)
 	cr_expect_eq(word(r, 1, 2), RIG_CODE);
 	cr_expect_eq(word(r, 2, 2), S_CODE32);
 	cr_expect_eq(word(r, 3, 2), FL_FIXED1);
+	rig_free(r);
+}
+
+Test(exception, same_level_uses_the_stack_segment)
+{
+	struct rig *r = rig_new();
+
+	rig_protected(r, 0);
+	rig_set_idt(r, 0x40, rig_gate(S_CODE32, 0x7000, GATE_INT32, 0, 0));
+	rig_segment(r, SEG_SS, S_DATA16);
+	r->c.seg[SEG_SS].base = 0x100;
+	r->c.gpr[GPR_RSP] = 0x58004;
+	cr_assert_eq(external(r, 0x40), RIG_OK);
+	cr_expect_eq(r->c.gpr[GPR_RSP], 0x57ff8, "only SP moves");
+	cr_expect_eq(rig_get(r, 0x80f8, 4), RIG_CODE);
+	r->c.gpr[GPR_RSP] = 8;
+	cr_assert_eq(external(r, 0x40), RIG_OK);
+	cr_expect_eq(r->c.gpr[GPR_RSP], 0xfffc, "whole words wrap at 64 KiB");
+	r->c.gpr[GPR_RSP] = 6;
+	rig_expect(r, external(r, 0x40), EXC_SS, EXT, "a word across the end does not");
 	rig_free(r);
 }
 

@@ -50,6 +50,8 @@ Test(iret, real_mode_32_bit)
 	PUSH(r, 4, 0x1234, 0x0600, ALL_FLAGS & ~(u64)FL_VIP);
 	cr_assert_eq(iret(r, 4), RIG_OK);
 	cr_expect_eq(cpu_rflags(&r->c), 0x357fd7, "not VM and VIF; VIP stays");
+	PUSH(r, 4, 0xffff, 0x0600, 0);
+	cr_expect_eq(iret(r, 4), RIG_OK, "EIP at the limit");
 	PUSH(r, 4, 0x10000, 0x0600, 0);
 	rig_expect(r, iret(r, 4), EXC_GP, 0, "EIP beyond 64 KiB");
 	cr_expect_eq(r->c.gpr[GPR_RSP], RIG_STACK - 12);
@@ -261,6 +263,19 @@ Test(iret, accessed_bit_in_a_read_only_table)
 	}
 	rig_put(r, RIG_GDT + S_DATA3 + 5, 1, 0xf3);
 	cr_expect_eq(iret(r, 8), RIG_OK);
+	rig_free(r);
+}
+
+Test(iret, accessed_bit_from_compatibility_mode)
+{
+	struct rig *r = rig_new();
+
+	rig_long(r, S_CODE32, 0);
+	rig_put(r, RIG_PD + 8, 8, PTE_PS | PTE_P | PTE_U);
+	r->c.gdtr.base = 2 * MIB + RIG_GDT;
+	PUSH(r, 4, 0x7000, S_CODE32, FL_IF);
+	rig_expect(r, iret(r, 4), EXC_PF, PF_P | PF_W, "setting A");
+	cr_expect_eq(r->c.gpr[GPR_RSP], RIG_STACK - 12);
 	rig_free(r);
 }
 

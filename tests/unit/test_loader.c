@@ -8,7 +8,6 @@
 
 #define RSDP 0xe0000ull
 
-
 static u32 get32(const struct ram *ram, gpa_t at)
 {
 	u32 v;
@@ -60,10 +59,10 @@ static struct boot_params get_params(const struct ram *ram, const struct boot_st
 	return bp;
 }
 
-static void expect_gdt(const struct ram *ram, const struct boot_state *s)
+static void expect_gdt(const struct ram *ram, const struct boot_state *s, u16 cs)
 {
-	cr_expect_eq(s->cs, 0x10);
-	cr_expect_eq(s->ds, 0x18);
+	cr_expect_eq(s->cs, cs);
+	cr_expect_eq(s->ds, cs + 8);
 	cr_expect_geq(s->gdt_limit, 0x1f);
 	cr_expect_eq(get64(ram, s->gdt), 0);
 	cr_expect_eq(get64(ram, s->gdt + s->cs),
@@ -94,7 +93,7 @@ Test(bzimage, unpacked)
 		cr_expect_eq(s.kind, BOOT_LONG64);
 		cr_expect_eq(s.rip, 0x1000040);
 		expect_vmlinux(&ram);
-		expect_gdt(&ram, &s);
+		expect_gdt(&ram, &s, 0x10);
 	}
 	ram_destroy(&ram);
 }
@@ -297,7 +296,7 @@ Test(bzimage, entered_in_32_bit)
 	cr_expect_eq(s.kind, BOOT_PROT32);
 	cr_expect_eq(s.rip, 0x1000000);
 	cr_expect_eq(get_params(&ram, &s).hdr.code32_start, 0x1000000);
-	expect_gdt(&ram, &s);
+	expect_gdt(&ram, &s, 0x10);
 
 	/* The flag means nothing before protocol 2.12, nor does pref_address before 2.10. */
 	h.xloadflags = XLF_KERNEL_64;
@@ -342,14 +341,14 @@ Test(pvh, start_info)
 	struct blob image = rig_elf(&e), disk = noise(5000);
 	struct rig_path path = rig_file(image.p, image.n), disk_path = rig_file(disk.p, disk.n);
 	struct boot_config cfg = {
-		.kernel = path.s, .initrd = disk_path.s, .cmdline = "hello", .rsdp = RSDP};
+	    .kernel = path.s, .initrd = disk_path.s, .cmdline = "hello", .rsdp = RSDP};
 	struct ram ram = rig_ram(16 * MIB);
 	struct boot_state s = load_with(&ram, &cfg);
 	gpa_t info = s.rbx, mod, mem;
 
 	cr_expect_eq(s.kind, BOOT_PROT32);
 	cr_expect_eq(s.rip, 0x101000);
-	expect_gdt(&ram, &s);
+	expect_gdt(&ram, &s, 0x08);
 	cr_expect(rig_filled(&ram, 0x100000, 0x3000, 0x11));
 	cr_expect(rig_filled(&ram, 0x103000, 0x2000, 0));
 	cr_expect(rig_filled(&ram, 0x200000, 0x1000, 0x22));
@@ -443,7 +442,7 @@ Test(multiboot, information)
 	cr_expect_eq(s.kind, BOOT_PROT32);
 	cr_expect_eq(s.rip, 0x100010);
 	cr_expect_eq(s.rax, 0x2badb002);
-	expect_gdt(&ram, &s);
+	expect_gdt(&ram, &s, 0x08);
 	cr_expect(rig_filled(&ram, 0x100000, 0x2000, 0x33));
 	cr_expect(rig_filled(&ram, 0x102000, 0x2000, 0));
 
@@ -456,10 +455,8 @@ Test(multiboot, information)
 	cr_expect_str_eq(get_string(&ram, get32(&ram, s.rbx + 64)), "ringshift");
 
 	u32 left = get32(&ram, s.rbx + 44), at = get32(&ram, s.rbx + 48);
-	static const u64 want[][3] = {{0, 0x9fc00, 1},
-				      {0x9fc00, 0xa0000, 2},
-				      {0xe0000, MIB, 2},
-				      {MIB, 16 * MIB, 1}};
+	static const u64 want[][3] = {
+	    {0, 0x9fc00, 1}, {0x9fc00, 0xa0000, 2}, {0xe0000, MIB, 2}, {MIB, 16 * MIB, 1}};
 	for (unsigned i = 0; i < 4; i++) {
 		u32 size = get32(&ram, at) + 4;
 
@@ -758,8 +755,8 @@ Test(boot_apply, prot32)
 	cr_expect_eq(c->cr0, CR0_PE | CR0_ET);
 	cr_expect_eq(c->cr4, 0);
 	cr_expect_eq(c->efer, 0);
-	expect_flat(&c->seg[SEG_CS], 0x10, 0xc09b);
-	expect_flat(&c->seg[SEG_DS], 0x18, 0xc093);
+	expect_flat(&c->seg[SEG_CS], 0x08, 0xc09b);
+	expect_flat(&c->seg[SEG_DS], 0x10, 0xc093);
 	cr_expect_eq(c->mmu.pg.cr0, c->cr0);
 	ram_destroy(&ram);
 }

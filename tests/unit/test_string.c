@@ -546,6 +546,7 @@ Test(string, io_permission)
 	/* In v86 mode IOPL does not help. */
 	r = rig_with_ports(&p);
 	rig_v86(r, 3);
+	rig_put(r, RIG_TSS + 0x66, 2, 0x68); /* beyond the TSS: no bitmap */
 	r->c.gpr[GPR_RDX] = 0x16;
 	cr_assert_eq(RIG_EXEC(r, exec_string, 0x6c), EXC_GP);
 	rig_free(r);
