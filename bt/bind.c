@@ -221,6 +221,8 @@ exec_fn *op_bind(const struct insn *in, bool *wants_thunk)
 		*wants_thunk = true;
 	if (f)
 		return f;
+	if (in->class == CLASS_SENSITIVE) /* the rest of them belongs to what we do not offer */
+		return exec_ud;
 	*wants_thunk = true;
 	if (in->state & STATE_MMX)
 		return exec_x87;

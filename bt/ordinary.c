@@ -189,7 +189,10 @@ void exec_x87(struct cpu *c, const struct insn *in)
 {
 	u8 old[24];
 
-	fpu_check(c, in->state);
+	if (in->map == INSN_MAP_1B && in->opcode == 0x9b)
+		fpu_check_wait(c);
+	else
+		fpu_check(c, in->state);
 	memcpy(old, c->vec.fx, sizeof(old));
 	c->x87_live = true;
 	if (in->has_mem && in->mem_size)

@@ -83,10 +83,10 @@ static const struct {
 	{CPUID_7_1_EAX, BIT(CPUID_BIT_AVX_VNNI)},
 },
   needs_avx512[] = {
-      {CPUID_7_EBX, BIT(CPUID_BIT_AVX512F) | BIT(CPUID_BIT_AVX512DQ) |
-			BIT(CPUID_BIT_AVX512_IFMA) | BIT(CPUID_BIT_AVX512PF) |
-			BIT(CPUID_BIT_AVX512ER) | BIT(CPUID_BIT_AVX512CD) |
-			BIT(CPUID_BIT_AVX512BW) | BIT(CPUID_BIT_AVX512VL)},
+      {CPUID_7_EBX, BIT(CPUID_BIT_AVX512F) | BIT(CPUID_BIT_AVX512DQ) | BIT(CPUID_BIT_AVX512_IFMA) |
+			BIT(CPUID_BIT_AVX512PF) | BIT(CPUID_BIT_AVX512ER) |
+			BIT(CPUID_BIT_AVX512CD) | BIT(CPUID_BIT_AVX512BW) |
+			BIT(CPUID_BIT_AVX512VL)},
       {CPUID_7_ECX, BIT(CPUID_BIT_AVX512_VBMI) | BIT(CPUID_BIT_AVX512_VBMI2) |
 			BIT(CPUID_BIT_AVX512_VNNI) | BIT(CPUID_BIT_AVX512_BITALG) |
 			BIT(CPUID_BIT_AVX512_VPOPCNTDQ)},
@@ -147,7 +147,8 @@ static void feature_words(struct cpuid_model *m, enum cpuid_kind kind, const str
 		const struct feature *f = &features[i];
 		u32 bit = 1u << f->bit;
 
-		if (f->policy == POLICY_FORCE || (f->policy == POLICY_BASE && (host[f->word] & bit)) ||
+		if (f->policy == POLICY_FORCE ||
+		    (f->policy == POLICY_BASE && (host[f->word] & bit)) ||
 		    (f->policy == POLICY_SHOW && kind == CPU_MODEL_HOST && (host[f->word] & bit)))
 			m->word[f->word] |= bit;
 	}
@@ -163,8 +164,7 @@ static u32 xsave_size(const struct cpuid_model *m, u64 features_on, bool compact
 			continue;
 		if (compact && (m->xcomp[i][2] & 2))
 			size = ALIGN_UP(size, 64);
-		size = compact ? size + m->xcomp[i][0]
-			       : MAX(size, m->xcomp[i][0] + m->xcomp[i][1]);
+		size = compact ? size + m->xcomp[i][0] : MAX(size, m->xcomp[i][0] + m->xcomp[i][1]);
 	}
 	return size;
 }
@@ -222,7 +222,8 @@ static void caches(struct cpuid_model *m, const struct cpuid_host *h)
 }
 
 /* The best fraction for khz / base whose numerator fits the product with base into 32 bits, which
- * is how Linux computes with leaf 0x15. */
+ * is how Linux computes with leaf 0x15. It may be off by 100 ppm next to a simple fraction; leaf
+ * 0x40000010 and the paravirtual clock have the exact frequency. */
 static void clock_ratio(u64 khz, u64 base, u32 out[2])
 {
 	u64 max = 0xffffffffull / base, d, n, best = ~0ull;
@@ -331,8 +332,8 @@ static void leaf_hypervisor(const struct cpuid_model *m, u32 leaf, u32 out[4])
 		memcpy(out + EBX, "KVMKVMKVM\0\0\0", 12);
 		break;
 	case LEAF_HV_FEATURES:
-		out[EAX] = KVM_CLOCKSOURCE | KVM_NOP_IO_DELAY | KVM_CLOCKSOURCE2 |
-			   KVM_CLOCKSOURCE_STABLE;
+		out[EAX] =
+		    KVM_CLOCKSOURCE | KVM_NOP_IO_DELAY | KVM_CLOCKSOURCE2 | KVM_CLOCKSOURCE_STABLE;
 		break;
 	case LEAF_HV_FREQUENCY:
 		out[EAX] = m->tsc_khz;

@@ -49,10 +49,10 @@ struct cpuid_model {
 	u32 signature; /* EAX of leaf 1 */
 	bool intel;
 	u32 max_ext;
-	u64 xcr0;                              /* bits XSETBV may set; 0 without XSAVE */
-	u32 xcomp[CPUID_XCOMPS][3];            /* size, offset, ECX of leaf 0xd */
+	u64 xcr0;                               /* bits XSETBV may set; 0 without XSAVE */
+	u32 xcomp[CPUID_XCOMPS][3];             /* size, offset, ECX of leaf 0xd */
 	u32 leaf2[4], leaf5ext[4], leaf6ext[4]; /* leaf 2, 0x80000005, 0x80000006 */
-	u32 cache[CPUID_CACHES][4];            /* leaf 4 */
+	u32 cache[CPUID_CACHES][4];             /* leaf 4 */
 	unsigned maxphyaddr;
 	u64 tsc_khz, apic_khz;
 	u32 tsc_ratio[2]; /* TSC / APIC clock as a fraction: numerator, denominator */

@@ -182,7 +182,8 @@ static int debugctl_read(struct msr_state *m, u32 index, u64 *val)
 	return 0;
 }
 
-/* Last-branch records and branch stepping are asked for without a feature bit: quietly not given. */
+/* Last-branch records and branch stepping are asked for without a feature bit: quietly not given.
+ */
 static int debugctl_write(struct msr_state *m, u32 index, u64 val)
 {
 	(void)m;
@@ -261,17 +262,15 @@ static int unknown(struct msr_state *m)
 	return -1;
 }
 
+/* It takes the end of one of these macros for the middle of another. */
+/* clang-format off */
 int msr_read(struct msr_state *m, u32 index, u64 *val)
 {
 	switch (index) {
-#define FIELD(number, NAME, place, check) case number: *val = m->place; return 0;
+#define FIELD(number, NAME, place, check)    case number: *val = m->place; return 0;
 #define FIXED(number, NAME, value, on_write) case number: *val = value; return 0;
 #define AMD(number, NAME, value, on_write)                                                         \
-	case number:                                                                               \
-		if (m->model->intel)                                                               \
-			return unknown(m);                                                         \
-		*val = value;                                                                      \
-		return 0;
+	case number: *val = value; return m->model->intel ? unknown(m) : 0;
 #define CALL(first, last, NAME, function)                                                          \
 	case first ... last: return function##_read(m, index, val);
 #include "msr.def"
@@ -321,6 +320,7 @@ const char *msr_name(u32 index)
 	default: return NULL;
 	}
 }
+/* clang-format on */
 
 void msr_init(struct msr_state *m, struct cpu *cpu, const struct cpuid_model *model,
 	      struct pvclock *clock, const struct msr_ops *ops)

@@ -17,11 +17,11 @@
 #include "cpuid.h"
 #include "timer.h"
 
-#define SYSTEM_TIME_ENABLE  1u
-#define PVCLOCK_TSC_STABLE  1u
-#define MEASURE_NS          20000000ull
-#define CHECK_NS            2000000ull
-#define BRACKETS            16u
+#define SYSTEM_TIME_ENABLE 1u
+#define PVCLOCK_TSC_STABLE 1u
+#define MEASURE_NS         20000000ull
+#define CHECK_NS           2000000ull
+#define BRACKETS           16u
 
 struct pvclock_time {
 	u32 version, pad0;
@@ -53,11 +53,8 @@ void pvclock_init(struct pvclock *p, struct ram *ram, u64 tsc_khz, u64 (*tsc)(vo
 		  u64 (*now)(void *), u64 (*wall_at_zero)(void *), void *opaque)
 {
 	BUG_ON(tsc_khz < 1000);
-	*p = (struct pvclock){.ram = ram,
-			      .tsc = tsc,
-			      .now = now,
-			      .wall_at_zero = wall_at_zero,
-			      .opaque = opaque};
+	*p = (struct pvclock){
+	    .ram = ram, .tsc = tsc, .now = now, .wall_at_zero = wall_at_zero, .opaque = opaque};
 	scale_set(p, tsc_khz);
 }
 
@@ -84,9 +81,8 @@ static void publish(struct pvclock *p, gpa_t gpa, void *structure, u32 len)
 
 void pvclock_refresh(struct pvclock *p)
 {
-	struct pvclock_time t = {.tsc_to_system_mul = p->mul,
-				 .tsc_shift = p->shift,
-				 .flags = PVCLOCK_TSC_STABLE};
+	struct pvclock_time t = {
+	    .tsc_to_system_mul = p->mul, .tsc_shift = p->shift, .flags = PVCLOCK_TSC_STABLE};
 
 	if (!(p->system_time & SYSTEM_TIME_ENABLE))
 		return;

@@ -17,7 +17,13 @@ struct compat {
 	u8 *page; /* below 4 GiB: entry at 0, way back at 256, 32-bit code at 512 */
 };
 
-enum { COMPAT_EAX = 2048, COMPAT_EBX = 2052, COMPAT_FLAGS = 2056, COMPAT_RSP = 2064, COMPAT_FAR = 2080 };
+enum {
+	COMPAT_EAX = 2048,
+	COMPAT_EBX = 2052,
+	COMPAT_FLAGS = 2056,
+	COMPAT_RSP = 2064,
+	COMPAT_FAR = 2080
+};
 
 /* False if this host has no such segment. */
 static inline bool compat_open(struct compat *m)

@@ -107,7 +107,8 @@ Test(legacy, arpl_like_the_host)
 	rig_protected(r, 0);
 	compat_load(&m, bytes, 2);
 	for (i = 0; i < 32; i++) {
-		u32 eax = 0xffff1230 | (i & 3), ebx = 0x4560 | (i >> 2 & 3), flags = FL_FIXED1 | 0x200;
+		u32 eax = 0xffff1230 | (i & 3), ebx = 0x4560 | (i >> 2 & 3),
+		    flags = FL_FIXED1 | 0x200;
 
 		flags |= i & 16 ? FL_ARITH : 0;
 		r->c.gpr[GPR_RAX] = eax;
@@ -173,15 +174,16 @@ static void enter_like_the_host(u16 locals, u8 level)
 {
 	/* mov ebp, esp-ish frames: push 8 known words, lea ebp, [esp+16], enter, keep esp and ebp
 	 * relative to the start in eax and ebx, then unwind. */
-	const u8 code[] = {0x89, 0xe1,				       /* mov ecx, esp */
-			   0x68, 1,    0, 0, 0, 0x68, 2, 0, 0, 0,      /* push 1; push 2 */
-			   0x68, 3,    0, 0, 0, 0x68, 4, 0, 0, 0,      /* push 3; push 4 */
-			   0x89, 0xe5,				       /* mov ebp, esp */
-			   0x83, 0xc5, 0x10,			       /* add ebp, 16 */
-			   0xc8, (u8)locals, locals >> 8, level,       /* enter */
-			   0x89, 0xe0, 0x29, 0xc8,		       /* mov eax, esp; sub eax, ecx */
-			   0x89, 0xeb, 0x29, 0xcb,		       /* mov ebx, ebp; sub ebx, ecx */
-			   0x89, 0xcc};				       /* mov esp, ecx */
+	const u8 code[] = {
+	    0x89, 0xe1,                                                /* mov ecx, esp */
+	    0x68, 1,          0,           0,     0, 0x68, 2, 0, 0, 0, /* push 1; push 2 */
+	    0x68, 3,          0,           0,     0, 0x68, 4, 0, 0, 0, /* push 3; push 4 */
+	    0x89, 0xe5,                                                /* mov ebp, esp */
+	    0x83, 0xc5,       0x10,                                    /* add ebp, 16 */
+	    0xc8, (u8)locals, locals >> 8, level,                      /* enter */
+	    0x89, 0xe0,       0x29,        0xc8, /* mov eax, esp; sub eax, ecx */
+	    0x89, 0xeb,       0x29,        0xcb, /* mov ebx, ebp; sub ebx, ecx */
+	    0x89, 0xcc};                         /* mov esp, ecx */
 	struct rig *r = rig_new();
 	u32 eax = 0, ebx = 0, flags = FL_FIXED1 | 0x200, i;
 	struct compat m;
@@ -198,7 +200,8 @@ static void enter_like_the_host(u16 locals, u8 level)
 	cr_assert_eq(RIG_EXEC(r, exec_enter, 0xc8, (u8)locals, locals >> 8, level), RIG_OK);
 	cr_assert_eq(r->c.gpr[GPR_RSP] - RIG_STACK, (u64)(s32)eax, "level %u", level);
 	cr_assert_eq(r->c.gpr[GPR_RBP] - RIG_STACK, (u64)(s32)ebx, "level %u", level);
-	/* The copied frame pointers: values but for those that are addresses on each one's stack. */
+	/* The copied frame pointers: values but for those that are addresses on each one's stack.
+	 */
 	for (i = 5; i < 5u + (level & 31); i++) {
 		u32 host, guest = rig_get(r, RIG_STACK - 4 * i, 4);
 

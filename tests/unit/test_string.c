@@ -628,9 +628,9 @@ Test(string, maskmovq_enters_mmx_state)
 
 	rig_long(r, S_CODE64, 0);
 	fx[2] = 0;
-	fx[3] = 3 << 3;				/* TOP 3: MM0 is at slot 5 */
-	memset(fx + 32 + 16 * 5, 0xab, 8);	/* MM0 */
-	memset(fx + 32 + 16 * 6, 0x80, 8);	/* MM1 */
+	fx[3] = 3 << 3;                    /* TOP 3: MM0 is at slot 5 */
+	memset(fx + 32 + 16 * 5, 0xab, 8); /* MM0 */
+	memset(fx + 32 + 16 * 6, 0x80, 8); /* MM1 */
 	r->c.gpr[GPR_RDI] = AREA;
 	cr_assert_eq(RIG_EXEC(r, exec_maskmov, 0x0f, 0xf7, 0xc1), RIG_OK);
 	cr_assert_eq(rig_get(r, AREA, 8), 0xabababababababab);

@@ -150,10 +150,11 @@ static void xsave_like_the_host(struct rig *r, struct machine *m, u64 *seed)
 		guest_op(r, 0xae, kind == XSAVE ? 4 : 6, w, AREA, mask);
 	host_round(full, area, out, rfbm & xcr0, mask & xcr0, kind, w);
 	for (i = 0; i < AREA_SIZE; i++)
-		cr_assert_eq(r->ram.window[AREA + i], out[i],
-			     "kind %u w %u bv %#llx rfbm %#llx mask %#llx: byte %u is %02x, host %02x",
-			     kind, w, (unsigned long long)bv, (unsigned long long)rfbm,
-			     (unsigned long long)mask, i, r->ram.window[AREA + i], out[i]);
+		cr_assert_eq(
+		    r->ram.window[AREA + i], out[i],
+		    "kind %u w %u bv %#llx rfbm %#llx mask %#llx: byte %u is %02x, host %02x", kind,
+		    w, (unsigned long long)bv, (unsigned long long)rfbm, (unsigned long long)mask,
+		    i, r->ram.window[AREA + i], out[i]);
 }
 
 Test(xstate, xsave_family_like_the_host)
@@ -294,9 +295,12 @@ Test(xstate, xcr0)
 		u64 v;
 		unsigned vector;
 	} cases[] = {
-	    {1, RIG_OK},	  {3, RIG_OK},		   {7, RIG_OK},	     {0, EXC_GP},
-	    {2, EXC_GP},	  {5, EXC_GP},		   {0x207, EXC_GP},  {0x27, EXC_GP},
-	    {0xe3, EXC_GP},	  {1ull << 32 | 7, EXC_GP}, {0x60007, EXC_GP},
+	    {1, RIG_OK},       {3, RIG_OK},
+	    {7, RIG_OK},       {0, EXC_GP},
+	    {2, EXC_GP},       {5, EXC_GP},
+	    {0x207, EXC_GP},   {0x27, EXC_GP},
+	    {0xe3, EXC_GP},    {1ull << 32 | 7, EXC_GP},
+	    {0x60007, EXC_GP},
 	};
 	unsigned i;
 
@@ -449,9 +453,9 @@ static void random_x87(u8 *img, u64 *seed, bool pending)
 
 static void env_like_the_host(struct rig *r, u64 *seed)
 {
-	static const u8 code[ENV_OPS][3] = {{0xd9, 0x37}, {0x66, 0xd9, 0x37}, {0xdd, 0x37},
-					    {0x66, 0xdd, 0x37}, {0xd9, 0x27}, {0x66, 0xd9, 0x27},
-					    {0xdd, 0x27}, {0x66, 0xdd, 0x27}};
+	static const u8 code[ENV_OPS][3] = {
+	    {0xd9, 0x37}, {0x66, 0xd9, 0x37}, {0xdd, 0x37}, {0x66, 0xdd, 0x37},
+	    {0xd9, 0x27}, {0x66, 0xd9, 0x27}, {0xdd, 0x27}, {0x66, 0xdd, 0x27}};
 	static u8 img[512] __attribute__((aligned(16))), out[512] __attribute__((aligned(16)));
 	u8 mem[128];
 	enum env_op op = pick(seed, ENV_OPS);
@@ -468,12 +472,14 @@ static void env_like_the_host(struct rig *r, u64 *seed)
 	cr_assert_eq(rig_exec(r, exec_xstate, code[op], len), RIG_OK);
 	host_env(op, img, mem, out);
 	for (i = 0; i < sizeof(mem); i++)
-		cr_assert_eq(r->ram.window[AREA + i], mem[i], "op %u, byte %u in memory: %02x, host %02x",
-			     op, i, r->ram.window[AREA + i], mem[i]);
+		cr_assert_eq(r->ram.window[AREA + i], mem[i],
+			     "op %u, byte %u in memory: %02x, host %02x", op, i,
+			     r->ram.window[AREA + i], mem[i]);
 	for (i = 0; i < FX_XMM; i++)
 		if (i < FX_MXCSR || i >= FX_ST)
-			cr_assert_eq(r->c.vec.fx[i], out[i], "op %u, byte %u of the image: %02x, host %02x",
-				     op, i, r->c.vec.fx[i], out[i]);
+			cr_assert_eq(r->c.vec.fx[i], out[i],
+				     "op %u, byte %u of the image: %02x, host %02x", op, i,
+				     r->c.vec.fx[i], out[i]);
 }
 
 Test(xstate, x87_environment_like_the_host)
