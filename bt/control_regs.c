@@ -1,6 +1,7 @@
 /* Control and debug registers. SDM vol. 3, 2.5 (CR), 4.1.2 (paging modes), 17.2 (DR). */
 #include "control_regs.h"
 
+#include "bt_run.h"
 #include "mem.h"
 
 static NORETURN void gp0(struct cpu *c)
@@ -53,6 +54,8 @@ void cr0_write(struct cpu *c, u64 val)
 	c->efer = efer;
 	c->stats->n[STAT_cr_writes]++;
 	cpu_update_paging(c);
+	if (changed & CR0_PG)
+		bt_revalidate(c, 0, BT_ALL);
 	cpu_update_mode(c);
 }
 
@@ -66,6 +69,7 @@ void cr3_write(struct cpu *c, u64 val)
 	c->stats->n[STAT_cr_writes]++;
 	cpu_update_paging(c);
 	mmu_flush_non_global(&c->mmu);
+	bt_revalidate(c, 0, BT_NON_GLOBAL);
 }
 
 void cr4_write(struct cpu *c, u64 val)
@@ -82,6 +86,7 @@ void cr4_write(struct cpu *c, u64 val)
 	c->cr4 = val;
 	c->stats->n[STAT_cr_writes]++;
 	cpu_update_paging(c);
+	bt_revalidate(c, 0, BT_ALL);
 	cpu_update_mode(c);
 }
 

@@ -109,6 +109,7 @@ enum cpu_exit {
 
 #define CODE_PAGE_NONE (~0ull)
 
+struct bt;
 struct engine; /* the single-step engine's caches: decode, thunks (step.h) */
 
 struct cpu {
@@ -161,6 +162,15 @@ struct cpu {
 	void *vm;
 	struct stats *stats;
 	struct engine *engine;
+	struct bt *translator; /* NULL: everything is stepped */
+	struct {               /* what translated code reads and writes by absolute address */
+		u64 spill[3];  /* RAX, RCX, RDX */
+		u64 jump;      /* host address being jumped to */
+		u64 fs_base;   /* guest GS base, biased */
+		u64 host_fs;   /* the monitor's thread pointer */
+		u64 step;      /* why the instruction at rip must be stepped, 0: it need not */
+		u64 link;      /* direct exit that was taken, 0: none */
+	} bt;
 
 	/* A pending raise, filled in before the longjmp. */
 	struct {

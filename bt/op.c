@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "mem.h"
+#include "translate.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -34,7 +35,17 @@ static void code_written(void *opaque, gpa_t gpa, u64 len)
 	first = first < INSN_MAX_LEN ? 0 : first - (INSN_MAX_LEN - 1);
 	for (; p; p = p->next)
 		memset(p->slot + first, 0, (last - first) * sizeof(p->slot[0]));
+	if (c->translator)
+		bt_code_written(c->translator, gpa, len);
 	c->stats->n[STAT_code_writes]++;
+}
+
+void op_note_code(struct cpu *c, gpa_t page)
+{
+	if (c->mmu.ram->code[page >> 12])
+		return;
+	c->mmu.ram->code[page >> 12] = 1;
+	mmu_revoke_write(&c->mmu, page);
 }
 
 static struct code_page *code_page_get(struct cpu *c, gpa_t gpa)
@@ -53,8 +64,7 @@ static struct code_page *code_page_get(struct cpu *c, gpa_t gpa)
 	p->mode = c->mode;
 	p->next = *head;
 	*head = p;
-	c->mmu.ram->code[gpa >> 12] = 1;
-	mmu_revoke_write(&c->mmu, gpa & PAGE_MASK);
+	op_note_code(c, gpa & PAGE_MASK);
 	return p;
 }
 
@@ -74,6 +84,8 @@ void op_flush_all(struct cpu *c)
 			free(p);
 		}
 	memset(c->mmu.ram->code, 0, c->mmu.ram->high_end >> 12);
+	if (c->translator)
+		bt_flush(c->translator);
 	c->code_page = CODE_PAGE_NONE;
 	e->code_pages = 0;
 	e->flush_wanted = false;
@@ -317,6 +329,11 @@ void engine_free(struct cpu *c)
 	free(e->page);
 	free(e);
 	c->engine = NULL;
+}
+
+int engine_catch_kick(struct cpu *c, void (*kick)(struct cpu *c))
+{
+	return thunk_catch_kick(c->engine->thunks, kick);
 }
 
 void engine_set_log(struct cpu *c, FILE *f, unsigned items)

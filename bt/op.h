@@ -61,6 +61,12 @@ struct op *op_fetch(struct cpu *c);
 /* Forget every op and thunk. Not while one is executing. */
 void op_flush_all(struct cpu *c);
 
+/* Execute one instruction, whatever is pending; may raise. */
+void op_step(struct cpu *c);
+/* A guest-physical page is about to have its code decoded or translated: writes to it are to be
+ * seen. */
+void op_note_code(struct cpu *c, gpa_t page);
+
 /* bind.c: which function executes an instruction, and whether it wants a thunk. */
 exec_fn *op_bind(const struct insn *in, bool *wants_thunk);
 

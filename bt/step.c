@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "mem.h"
+#include "bt_run.h"
 #include "op.h"
 
 static ALWAYS_INLINE struct op *next_op(struct cpu *c)
@@ -219,6 +220,23 @@ static bool run_careful(struct cpu *c)
 	return true;
 }
 
+void op_step(struct cpu *c)
+{
+	run_one(c);
+}
+
+/* With a translator: stepping ring 3 ends where ring 0 begins, stepping ring 0 as soon as possible.
+ */
+static void run_between(struct cpu *c)
+{
+	u64 end = MIN(c->budget_end, c->insns + (c->user ? 1u << 20 : 16));
+	bool user = c->user;
+
+	while (likely(!atomic_load_explicit(&c->attention, memory_order_relaxed) && !c->slow &&
+		      c->insns != end && c->user == user))
+		run_one(c);
+}
+
 static void run_fast(struct cpu *c, u64 end)
 {
 	while (likely(!atomic_load_explicit(&c->attention, memory_order_relaxed) && !c->slow &&
@@ -240,6 +258,10 @@ static NOINLINE enum cpu_exit run(struct cpu *c)
 		if (c->slow) {
 			if (!run_careful(c))
 				return c->exit;
+		} else if (bt_eligible(c)) {
+			bt_run(c);
+		} else if (c->translator) {
+			run_between(c);
 		} else {
 			run_fast(c, MIN(c->budget_end, c->insns + (1u << 20)));
 		}

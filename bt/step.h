@@ -17,6 +17,9 @@ void engine_reset(struct cpu *c);
  * pending interrupts and exceptions by itself. */
 enum cpu_exit step_run(struct cpu *c, u64 budget);
 
+/* Install the handler of KICK_SIGNAL (thunk.h) for this CPU's thread. Negative errno. */
+MUST_CHECK int engine_catch_kick(struct cpu *c, void (*kick)(struct cpu *c));
+
 /* State as text for reports: registers, segments, control registers, bytes at RIP. */
 void cpu_dump(struct cpu *c, FILE *out);
 

@@ -4,6 +4,7 @@
  * a file of their own, control_regs.c.
  */
 #include "control_regs.h"
+#include "bt_run.h"
 #include "io.h"
 #include "mem.h"
 #include "op.h"
@@ -261,6 +262,7 @@ static void exec_invlpg(struct cpu *c, const struct insn *in)
 		la = (u32)(la + c->seg[in->seg].base);
 	c->stats->n[STAT_invlpgs]++;
 	mmu_invlpg(&c->mmu, la);
+	bt_revalidate(c, la, BT_PAGE);
 	c->code_page = CODE_PAGE_NONE;
 	next(c, in);
 }

@@ -81,7 +81,7 @@ struct thunks *thunks_new(struct stats *stats, void *code_area)
 	t->rx = t->rw = MAP_FAILED;
 	t->stats = stats;
 	t->vec_width = host_vector_width();
-	t->alt = aligned_alloc(64, ALT_STACK_SIZE);
+	t->alt = aligned_alloc(ALT_STACK_SIZE, ALT_STACK_SIZE);
 	t->landing = aligned_alloc(64, LANDING_SIZE);
 	t->guard = aligned_alloc(PAGE_SIZE, 3 * PAGE_SIZE);
 	err = t->alt && t->landing && t->guard ? map_area(t, code_area) : -ENOMEM;

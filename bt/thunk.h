@@ -32,6 +32,10 @@ void thunks_flush(struct thunks *t);
  */
 MUST_CHECK int thunk_thread_enter(struct thunks *t, struct cpu *c);
 void thunk_thread_leave(struct thunks *t);
+/* KICK_SIGNAL makes the thread leave guest code: kick runs in the handler, then translated code is
+ * left at an instruction boundary if attention is set. Negative errno. */
+#define KICK_SIGNAL SIGRTMIN
+MUST_CHECK int thunk_catch_kick(struct thunks *t, void (*kick)(struct cpu *c));
 
 /*
  * Run a thunk whose operand may be partly inaccessible because a mask suppresses faults. The

@@ -8,16 +8,30 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <ucontext.h>
+
+#include "recover.h"
+
+#define HWCAP2_FSGSBASE 2 /* asm/hwcap2.h */
+
+void signal_dispatch(int sig, siginfo_t *si, void *context);
+void signal_entry(int sig, siginfo_t *si, void *context); /* signal_entry.S */
 
 /* Places in mcontext_t.gregs (x86-64 ABI of glibc; its names need _GNU_SOURCE and clash with ours).
  */
 enum {
 	HOST_RDI = 8,
 	HOST_RSI = 9,
+	HOST_RBP = 10,
+	HOST_RBX = 11,
+	HOST_RDX = 12,
+	HOST_RAX = 13,
+	HOST_RCX = 14,
 	HOST_RSP = 15,
 	HOST_RIP = 16,
 	HOST_EFL = 17,
+	HOST_ERR = 19,
 	HOST_TRAPNO = 20,
 	HOST_CR2 = 22
 };
@@ -73,19 +87,16 @@ static NORETURN void thunk_abandoned(struct cpu *c, struct thunks *t)
 	bug_at(__FILE__, __LINE__, "a thunk took a host exception no guest operand explains");
 }
 
-static void on_host_exception(int sig, siginfo_t *si, void *context)
+static bool in_thunk(struct thunks *t, const greg_t *g)
 {
-	ucontext_t *uc = context;
-	greg_t *g = uc->uc_mcontext.gregs;
-	struct alt_head *head = (struct alt_head *)uc->uc_stack.ss_sp - 1;
-	struct thunks *t;
+	return (u64)g[HOST_RIP] - (u64)t->rx < THUNK_AREA_SIZE;
+}
 
-	(void)si;
-	if ((uc->uc_stack.ss_flags & SS_DISABLE) || !uc->uc_stack.ss_sp)
-		goto ours;
-	t = head->thunks;
-	if ((u64)g[HOST_RIP] - (u64)t->rx >= THUNK_AREA_SIZE)
-		goto ours;
+static void abandon_thunk(struct alt_head *head, ucontext_t *uc)
+{
+	greg_t *g = uc->uc_mcontext.gregs;
+	struct thunks *t = head->thunks;
+
 	t->trapno = g[HOST_TRAPNO];
 	t->fault_addr = g[HOST_CR2];
 	t->fault_mxcsr = uc->uc_mcontext.fpregs->mxcsr;
@@ -95,31 +106,91 @@ static void on_host_exception(int sig, siginfo_t *si, void *context)
 	g[HOST_RSI] = (greg_t)t;
 	g[HOST_RSP] = (greg_t)(t->landing + LANDING_SIZE - 8);
 	g[HOST_EFL] &= ~(FL_DF | FL_TF | FL_AC);
-	return;
-ours: /* not a thunk's: let it happen again with the default action */
-	signal(sig, SIG_DFL);
 }
 
-static const int caught[] = {SIGFPE, SIGILL, SIGSEGV, SIGBUS};
+static bool translated_code_explains(struct alt_head *head, greg_t *g, bool kick)
+{
+	static const u8 order[16] = {HOST_RAX, HOST_RCX, HOST_RDX, HOST_RBX, HOST_RSP, HOST_RBP,
+				     HOST_RSI, HOST_RDI, 0,        1,        2,        3,
+				     4,        5,        6,        7};
+	struct host_frame f = {.rip = g[HOST_RIP],
+			       .rflags = g[HOST_EFL],
+			       .trapno = g[HOST_TRAPNO],
+			       .error = g[HOST_ERR],
+			       .cr2 = g[HOST_CR2]};
+	enum recover_action action;
+	unsigned i;
+
+	for (i = 0; i < 16; i++)
+		f.gpr[i] = g[order[i]];
+	action = kick ? bt_on_kick(head->cpu, &f) : bt_on_fault(head->cpu, &f);
+	g[HOST_RIP] = f.rip;
+	g[HOST_EFL] = f.rflags;
+	return action == RECOVER_RESUME;
+}
+
+/* Every signal that is ours arrives here, on the alternate stack, FS as C wants it. */
+void signal_dispatch(int sig, siginfo_t *si, void *context)
+{
+	ucontext_t *uc = context;
+	greg_t *g = uc->uc_mcontext.gregs;
+	struct alt_head *head = (struct alt_head *)uc->uc_stack.ss_sp - 1;
+
+	(void)si;
+	if (!(uc->uc_stack.ss_flags & SS_DISABLE) && uc->uc_stack.ss_sp) {
+		if (sig == KICK_SIGNAL)
+			head->kick(head->cpu);
+		if (sig == KICK_SIGNAL || sig == SIGTRAP) {
+			translated_code_explains(head, g, true);
+			return;
+		}
+		if (in_thunk(head->thunks, g)) {
+			abandon_thunk(head, uc);
+			return;
+		}
+		if (translated_code_explains(head, g, false))
+			return;
+	}
+	signal(sig, SIG_DFL); /* nobody's: let it happen again with the default action */
+}
+
+static int catch (int sig)
+{
+	struct sigaction sa = {.sa_flags = SA_SIGINFO | SA_ONSTACK};
+
+	/* Without FSGSBASE there is no translated code, and FS is always ours. */
+	sa.sa_sigaction = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE ? signal_entry : signal_dispatch;
+	sigfillset(&sa.sa_mask);
+	return sigaction(sig, &sa, NULL) ? -errno : 0;
+}
+
+static const int caught[] = {SIGFPE, SIGILL, SIGSEGV, SIGBUS, SIGTRAP};
 
 int thunk_thread_enter(struct thunks *t, struct cpu *c)
 {
 	struct alt_head *head = (struct alt_head *)t->alt;
 	stack_t ss = {.ss_sp = head + 1, .ss_size = ALT_STACK_SIZE - sizeof(*head)};
-	struct sigaction sa = {.sa_sigaction = on_host_exception,
-			       .sa_flags = SA_SIGINFO | SA_ONSTACK};
 	unsigned i;
+	int err = 0;
 
+	head->magic = ALT_MAGIC;
 	head->cpu = c;
 	head->thunks = t;
+	asm("mov %%fs:0, %0"
+	    : "=r"(head->host_fs)); /* the thread control block starts with its address */
+	c->bt.host_fs = head->host_fs;
 	asm volatile("stmxcsr %0" : "=m"(c->host_mxcsr));
 	if (sigaltstack(&ss, NULL))
 		return -errno;
-	sigemptyset(&sa.sa_mask);
-	for (i = 0; i < ARRAY_LEN(caught); i++)
-		if (sigaction(caught[i], &sa, NULL))
-			return -errno;
-	return 0;
+	for (i = 0; i < ARRAY_LEN(caught) && !err; i++)
+		err = catch (caught[i]);
+	return err;
+}
+
+int thunk_catch_kick(struct thunks *t, void (*kick)(struct cpu *c))
+{
+	((struct alt_head *)t->alt)->kick = kick;
+	return catch (KICK_SIGNAL);
 }
 
 void thunk_thread_leave(struct thunks *t)

@@ -11,10 +11,15 @@
 
 struct thunk_entry;
 
-/* Stands right below the alternate stack, where a handler finds it without TLS. */
+/* Stands at the low end of the alternate stack's memory, which is aligned to its size: a handler
+ * finds it without TLS. signal_entry.S knows the first two fields. */
+#define ALT_MAGIC 0x74667368676e6972ull
 struct alt_head {
+	u64 magic;
+	u64 host_fs;
 	struct cpu *cpu;
 	struct thunks *thunks;
+	void (*kick)(struct cpu *c);
 };
 
 struct thunks {

@@ -110,11 +110,14 @@ struct tlb_entry {
 #define TLB_SHIFT_POS  8    /* bits 8 to 15: log2 of the size of the guest's page */
 #define TLB_SHIFT_MASK 0xff00ull
 
+struct shadow;
+
 struct mmu {
 	struct tlb_entry tlb[2][TLB_SIZE]; /* [user] */
 	struct ram *ram;
 	struct paging pg;
 	struct stats *stats;
+	struct shadow *shadow; /* follows every flush; NULL: none */
 	/* Data breakpoints are armed: every read and write goes to mmu_translate. Whoever sets it
 	 * calls mmu_flush_all, since entries made before would still hit. */
 	bool no_fill;

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "mmu.h"
+#include "shadow.h"
 
 static struct tlb_entry *slot(struct mmu *m, bool user, gva_t va)
 {
@@ -82,6 +83,8 @@ void mmu_flush_all(struct mmu *m)
 	}
 	m->n_filled = 0;
 	forget_large(m);
+	if (m->shadow)
+		shadow_flush_all(m->shadow);
 }
 
 void mmu_flush_non_global(struct mmu *m)
@@ -103,6 +106,8 @@ void mmu_flush_non_global(struct mmu *m)
 		}
 	}
 	m->n_filled = kept;
+	if (m->shadow)
+		shadow_flush_non_global(m->shadow);
 }
 
 /* Drop what one 4 KiB page has in its slots. */
@@ -138,6 +143,8 @@ void mmu_invlpg(struct mmu *m, gva_t va)
 	drop_page(m, va);
 	if (va >= m->large_start && va <= m->large_last)
 		drop_large(m, va);
+	if (m->shadow)
+		shadow_invlpg(m->shadow, va);
 }
 
 void mmu_revoke_write(struct mmu *m, gpa_t page)
@@ -151,6 +158,8 @@ void mmu_revoke_write(struct mmu *m, gpa_t page)
 		if (e->tag[MMU_WRITE] != TLB_INVALID && e->tag[MMU_WRITE] + e->addend == host)
 			e->tag[MMU_WRITE] = TLB_INVALID;
 	}
+	if (m->shadow)
+		shadow_revoke_write(m->shadow, page);
 }
 
 void mmu_set_paging(struct mmu *m, const struct paging *pg)

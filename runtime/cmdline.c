@@ -221,10 +221,12 @@ static int opt_smp(struct parser *p, const char *arg)
 
 static int check_accel(struct parser *p, const struct item *it)
 {
-	static const char *const absent[] = {"kvm", "tcg", "xen", "hvf", "whpx", "nvmm", "bt"};
+	static const char *const absent[] = {"kvm", "tcg", "xen", "hvf", "whpx", "nvmm"};
 
-	if (item_is(it, "step"))
+	if (item_is(it, "step") || item_is(it, "bt")) {
+		p->cfg->accel = item_is(it, "bt") ? ACCEL_BT : ACCEL_STEP;
 		return 0;
+	}
 	for (size_t i = 0; i < ARRAY_LEN(absent); i++)
 		if (item_is(it, absent[i]))
 			return fail(p, "'%s' is not in this version, only 'step'", absent[i]);

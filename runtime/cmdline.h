@@ -22,6 +22,7 @@ struct char_spec {
 };
 
 enum cpu_model { CPU_HOST, CPU_MAX, CPU_QEMU64 };
+enum accel { ACCEL_STEP, ACCEL_BT };
 enum boot_entry { BOOT_DIRECT, BOOT_STUB };
 enum stats_format { STATS_NONE, STATS_TEXT, STATS_JSON };
 
@@ -36,6 +37,7 @@ struct config {
 	const char *kernel, *initrd, *append, *name; /* NULL if not given */
 	enum boot_entry boot;
 	u64 ram_size; /* bytes, a multiple of 4 KiB */
+	enum accel accel;
 	enum cpu_model cpu;
 	bool acpi;
 	bool no_reboot;

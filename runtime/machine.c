@@ -17,14 +17,15 @@
 #include <x86intrin.h>
 
 #include "acpi_tables.h"
+#include "bt_run.h"
 #include "loader.h"
 #include "lowland.h"
 #include "step.h"
+#include "thunk.h"
 #include "vm.h"
 
 #define ACPI_TABLES_BASE 0xe0000ull
 #define ACPI_TABLES_SIZE 0x20000u
-#define TIMER_SIGNAL     SIGRTMIN
 
 /* --- time --- */
 
@@ -41,11 +42,10 @@ u64 vm_now(void *opaque)
 	return muldiv64(__rdtsc() - vm->tsc_start, 1000000, vm->tsc_khz);
 }
 
-static void on_timer(int sig, siginfo_t *si, void *context)
+/* In a handler on the vCPU thread; a sleeping one is woken by the signal itself. */
+static void on_kick(struct cpu *c)
 {
-	(void)sig;
-	(void)context;
-	vm_kick(si->si_value.sival_ptr);
+	atomic_store_explicit(&c->attention, 1, memory_order_release);
 }
 
 /* Later deadlines than the one armed, and none, are left to the signal that comes too early. */
@@ -69,15 +69,13 @@ static void rearm(void *opaque, u64 deadline)
 
 static int make_host_timer(struct vm *vm)
 {
-	struct sigaction sa = {.sa_sigaction = on_timer, .sa_flags = SA_SIGINFO | SA_ONSTACK};
-	struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID,
-			      .sigev_signo = TIMER_SIGNAL,
-			      .sigev_value.sival_ptr = vm};
+	struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = KICK_SIGNAL};
+	int rc = engine_catch_kick(vm->cpu, on_kick);
 
-	ev._sigev_un._tid = syscall(SYS_gettid);
-	sigfillset(&sa.sa_mask);
-	if (sigaction(TIMER_SIGNAL, &sa, NULL) ||
-	    timer_create(CLOCK_MONOTONIC, &ev, &vm->host_timer))
+	vm->vcpu_tid = ev._sigev_un._tid = syscall(SYS_gettid);
+	if (rc)
+		return rc;
+	if (timer_create(CLOCK_MONOTONIC, &ev, &vm->host_timer))
 		return -errno;
 	vm->host_timer_made = true;
 	return 0;
@@ -458,6 +456,14 @@ static int init_cpu(struct vm *vm, char *err, size_t errlen)
 	rc = engine_init(c, lowland_at(LOWLAND_CODE));
 	if (rc)
 		snprintf(err, errlen, "cannot start the engine: %s", strerror(-rc));
+	if (rc || vm->cfg->accel != ACCEL_BT)
+		return rc;
+	rc = bt_init(c, (void *)LOWLAND_TRANSLATIONS);
+	if (rc)
+		snprintf(err, errlen, "-accel bt: %s",
+			 rc == -ENOTSUP
+			     ? "the host lets no program write FS and GS bases (FSGSBASE)"
+			     : strerror(-rc));
 	return rc;
 }
 
@@ -528,7 +534,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->console)
 		console_destroy(vm->console);
 	if (vm->cpu)
-		engine_free(vm->cpu);
+		bt_free(vm->cpu), engine_free(vm->cpu);
 	if (vm->log && vm->log != stderr)
 		fclose(vm->log);
 	if (vm->ram_made)

@@ -14,6 +14,7 @@
 #include "exit_status.h"
 #include "lowland.h"
 #include "step.h"
+#include "thunk.h"
 #include "vm.h"
 
 void vm_kick(struct vm *vm)
@@ -22,6 +23,9 @@ void vm_kick(struct vm *vm)
 
 	atomic_store_explicit(&vm->cpu->attention, 1, memory_order_release);
 	syscall(SYS_futex, &vm->cpu->attention, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+	/* Translated code looks at nothing: a signal takes it out. */
+	if (vm->cpu->translator && syscall(SYS_gettid) != vm->vcpu_tid)
+		syscall(SYS_tgkill, getpid(), vm->vcpu_tid, KICK_SIGNAL);
 	errno = saved;
 }
 

@@ -57,6 +57,7 @@ struct vm {
 	u64 tsc_khz, tsc_start; /* host TSC when the VM's clock was 0 */
 
 	timer_t host_timer;
+	pid_t vcpu_tid;
 	bool host_timer_made, ram_made;
 	u64 armed; /* deadline the host timer is set for */
 

@@ -1,0 +1,359 @@
+/*
+ * The code cache: blocks by guest PC, the front table that translated code looks in, and what drops
+ * blocks. The area is mapped twice (execute, write) and filled from the bottom; when it is full
+ * everything goes. A dropped block's first bytes become a jump to its exit, so whatever was
+ * chained to it leaves; its room comes back with the next flush.
+ */
+#define _GNU_SOURCE
+#include "translate.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+#undef HASH_FUNCTION
+#define HASH_FUNCTION(key, len, hashv) ((hashv) = (unsigned)XXH3_64bits(key, len))
+
+#define MAX_BLOCKS 400000u
+#define MAX_LINKS  (2 * MAX_BLOCKS)
+
+static u32 front_index(u64 pc)
+{
+	return pc & (BT_FRONT_SIZE - 1);
+}
+
+static void front_set(struct bt *bt, u64 pc, u64 host)
+{
+	bt->front_tag[front_index(pc)] = -pc;
+	bt->front_host[front_index(pc)] = host;
+}
+
+static u64 front_get(const struct bt *bt, u64 pc)
+{
+	u32 i = front_index(pc);
+
+	return bt->front_tag[i] == -pc ? bt->front_host[i] : 0;
+}
+
+static void front_drop(struct bt *bt, u64 pc)
+{
+	if (bt->front_tag[front_index(pc)] == -pc)
+		bt->front_tag[front_index(pc)] = 1; /* no PC */
+}
+
+static void front_clear(struct bt *bt)
+{
+	u32 i;
+
+	for (i = 0; i < BT_FRONT_SIZE; i++)
+		bt->front_tag[i] = 1;
+}
+
+/* --- dropping --- */
+
+static void block_forget(struct bt *bt, struct block *b)
+{
+	u8 *p = bt->rw + b->host;
+	u32 rel;
+
+	/* Whoever is chained to it leaves by its tail. */
+	front_drop(bt, b->pc);
+	HASH_DEL(bt->blocks, b);
+	p[0] = 0xe9;
+	rel = b->tail - (b->host + 5);
+	memcpy(p + 1, &rel, 4);
+	bt->c->stats->n[STAT_bt_dropped]++;
+}
+
+static void page_drop(struct bt *bt, struct code_va *v, unsigned first, unsigned last)
+{
+	struct block **p = &v->blocks;
+
+	while (*p) {
+		struct block *b = *p;
+		unsigned at = b->pc & ~PAGE_MASK;
+
+		if (at < last && at + b->len > first) {
+			*p = b->next;
+			block_forget(bt, b);
+		} else {
+			p = &b->next;
+		}
+	}
+}
+
+void bt_code_written(struct bt *bt, gpa_t gpa, u64 len)
+{
+	struct code_va *v;
+	unsigned first = gpa & ~PAGE_MASK;
+
+	for (v = bt->by_gpa[gpa >> 12]; v; v = v->alias)
+		page_drop(bt, v, first, first + len);
+}
+
+static void unlink_alias(struct bt *bt, struct code_va *v)
+{
+	struct code_va **p = &bt->by_gpa[v->gpa >> 12];
+
+	while (*p != v)
+		p = &(*p)->alias;
+	*p = v->alias;
+}
+
+static void va_drop(struct bt *bt, struct code_va *v)
+{
+	page_drop(bt, v, 0, PAGE_SIZE);
+	unlink_alias(bt, v);
+	bt->n_non_global -= !v->global;
+	HASH_DEL(bt->pages, v);
+	free(v);
+}
+
+static bool still_there(struct bt *bt, const struct code_va *v)
+{
+	struct walk w;
+
+	return mmu_probe(bt->c->mmu.ram, &bt->c->mmu.pg, v->page, MMU_EXEC, false, &w) == 0 &&
+	       (w.gpa & PAGE_MASK) == v->gpa;
+}
+
+void bt_revalidate(struct cpu *c, gva_t va, enum bt_scope scope)
+{
+	struct bt *bt = c->translator;
+	struct code_va *v, *tmp;
+	gva_t page = va & PAGE_MASK;
+
+	if (!bt || (scope == BT_NON_GLOBAL && !bt->n_non_global))
+		return;
+	if (scope == BT_PAGE) {
+		HASH_FIND(hh, bt->pages, &page, sizeof(page), v);
+		if (v && !still_there(bt, v))
+			va_drop(bt, v);
+		return;
+	}
+	HASH_ITER(hh, bt->pages, v, tmp)
+	{
+		if ((scope == BT_ALL || !v->global) && !still_there(bt, v))
+			va_drop(bt, v);
+	}
+}
+
+void bt_flush(struct bt *bt)
+{
+	struct code_va *v, *tmp;
+	u32 i;
+
+	HASH_CLEAR(hh, bt->blocks);
+	for (i = 0; i < bt->n_blocks; i++) {
+		free(bt->by_host[i]->recovery);
+		free(bt->by_host[i]);
+	}
+	HASH_ITER(hh, bt->pages, v, tmp)
+	{
+		bt->by_gpa[v->gpa >> 12] = NULL;
+		HASH_DEL(bt->pages, v);
+		free(v);
+	}
+	bt->n_blocks = bt->n_non_global = 0;
+	bt->n_links = 1; /* 0: none */
+	bt->generation++;
+	bt->used = bt->fixed;
+	front_clear(bt);
+	bt->c->stats->n[STAT_bt_flushes]++;
+}
+
+/* --- finding --- */
+
+static struct code_va *va_get(struct bt *bt, gva_t page, gpa_t gpa)
+{
+	struct code_va *v;
+	struct walk w;
+
+	HASH_FIND(hh, bt->pages, &page, sizeof(page), v);
+	if (v && v->gpa != gpa) {
+		va_drop(bt, v);
+		v = NULL;
+	}
+	if (!v) {
+		v = calloc(1, sizeof(*v));
+		BUG_ON(!v);
+		v->page = page;
+		v->gpa = gpa;
+		v->global = mmu_probe(bt->c->mmu.ram, &bt->c->mmu.pg, page, MMU_EXEC, false, &w) ||
+			    w.global;
+		bt->n_non_global += !v->global;
+		v->alias = bt->by_gpa[gpa >> 12];
+		bt->by_gpa[gpa >> 12] = v;
+		HASH_ADD(hh, bt->pages, page, sizeof(v->page), v);
+	}
+	return v;
+}
+
+static struct block *make(struct bt *bt)
+{
+	struct cpu *c = bt->c;
+	u8 *host = mmu_fast(&c->mmu, c->rip, 1, MMU_EXEC, false);
+	struct mmu_target t;
+	struct block *b;
+	gpa_t gpa;
+
+	if (!host) {
+		if (mmu_translate(&c->mmu, c->rip, MMU_EXEC, false, &t) != MMU_RAM)
+			return NULL; /* the single-step engine raises what there is to raise */
+		host = t.host;
+	}
+	gpa = (gpa_t)(host - c->mmu.ram->window);
+	if (bt->used + 2 * BT_BLOCK_ROOM > BT_AREA_SIZE || bt->n_blocks == MAX_BLOCKS ||
+	    bt->n_links + BT_MAX_EXITS >= MAX_LINKS)
+		bt_flush(bt);
+	op_note_code(c, gpa & PAGE_MASK);
+	b = bt_translate(bt, host, PAGE_SIZE - (c->rip & ~PAGE_MASK));
+	b->va = va_get(bt, c->rip & PAGE_MASK, gpa & PAGE_MASK);
+	b->next = b->va->blocks;
+	b->va->blocks = b;
+	bt->by_host[bt->n_blocks++] = b;
+	HASH_ADD(hh, bt->blocks, pc, sizeof(b->pc), b);
+	return b;
+}
+
+u64 bt_find(struct bt *bt)
+{
+	u64 pc = bt->c->rip, host = front_get(bt, pc);
+	struct block *b;
+
+	if (likely(host))
+		return host;
+	bt->c->stats->n[STAT_bt_lookups]++;
+	HASH_FIND(hh, bt->blocks, &pc, sizeof(pc), b);
+	if (!b)
+		b = make(bt);
+	if (!b)
+		return 0;
+	host = (u64)(bt->rx + b->host);
+	front_set(bt, pc, host);
+	return host;
+}
+
+void bt_link(struct bt *bt, u32 id, u64 to)
+{
+	const struct link *l = &bt->links[id];
+	u32 rel = (u32)(to - (u64)bt->rx) - (l->at + 4);
+
+	memcpy(bt->rw + l->at, &rel, 4);
+}
+
+struct block *bt_block_at(struct bt *bt, u64 host_pc)
+{
+	u64 off = host_pc - (u64)bt->rx;
+	u32 lo = 0, hi = bt->n_blocks;
+
+	while (lo < hi) {
+		u32 mid = (lo + hi) / 2;
+
+		if (bt->by_host[mid]->host <= off)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (lo == 0 || off >= bt->by_host[lo - 1]->host + bt->by_host[lo - 1]->host_len)
+		return NULL;
+	return bt->by_host[lo - 1];
+}
+
+void bt_mark_step_site(struct bt *bt, u64 pc)
+{
+	u32 i = (pc * 0x9e3779b97f4a7c15ull) >> (64 - BT_SITE_BITS);
+	gva_t page = pc & PAGE_MASK;
+	struct code_va *v;
+
+	bt->step_site[i / 8] |= 1u << (i % 8);
+	bt->c->stats->n[STAT_bt_promotions]++;
+	HASH_FIND(hh, bt->pages, &page, sizeof(page), v);
+	if (v)
+		page_drop(bt, v, pc & ~PAGE_MASK, (pc & ~PAGE_MASK) + 1);
+}
+
+/* --- life --- */
+
+void bt_free(struct cpu *c)
+{
+	struct bt *bt = c->translator;
+
+	if (!bt)
+		return;
+	if (bt->by_host && bt->by_gpa && bt->front_tag)
+		bt_flush(bt);
+	shadow_free(bt->shadow);
+	c->mmu.shadow = NULL;
+	if (bt->rx != MAP_FAILED)
+		munmap(bt->rx, BT_AREA_SIZE);
+	if (bt->rw != MAP_FAILED)
+		munmap(bt->rw, BT_AREA_SIZE);
+	if (bt->fd >= 0)
+		close(bt->fd);
+	free(bt->by_host);
+	free(bt->by_gpa);
+	free(bt->links);
+	free(bt->front_tag);
+	free(bt->front_host);
+	free(bt->step_site);
+	free(bt);
+	c->translator = NULL;
+}
+
+static int map_area(struct bt *bt, u8 *at)
+{
+	int flags = MAP_SHARED | MAP_FIXED_NOREPLACE;
+
+	bt->fd = memfd_create("ringshift-translations", MFD_CLOEXEC);
+	if (bt->fd < 0 || ftruncate(bt->fd, BT_AREA_SIZE))
+		return -errno;
+	bt->rx = mmap(at, BT_AREA_SIZE, PROT_READ | PROT_EXEC, flags, bt->fd, 0);
+	if (bt->rx == MAP_FAILED)
+		return -errno;
+	bt->rw = mmap(at + BT_AREA_SIZE, BT_AREA_SIZE, PROT_READ | PROT_WRITE, flags, bt->fd, 0);
+	return bt->rw == MAP_FAILED ? -errno : 0;
+}
+
+int bt_init(struct cpu *c, void *area)
+{
+	struct bt *bt = calloc(1, sizeof(*bt));
+	int err = -ENOMEM;
+
+	if (!bt)
+		return -ENOMEM;
+	if (!(getauxval(AT_HWCAP2) & 2)) { /* HWCAP2_FSGSBASE */
+		free(bt);
+		return -ENOTSUP;
+	}
+	c->translator = bt;
+	bt->c = c;
+	bt->fd = -1;
+	bt->rx = bt->rw = MAP_FAILED;
+	bt->by_host = calloc(MAX_BLOCKS, sizeof(bt->by_host[0]));
+	bt->by_gpa = calloc(c->mmu.ram->high_end >> 12, sizeof(bt->by_gpa[0]));
+	bt->links = calloc(MAX_LINKS, sizeof(bt->links[0]));
+	bt->front_tag = calloc(BT_FRONT_SIZE, sizeof(u64));
+	bt->front_host = calloc(BT_FRONT_SIZE, sizeof(u64));
+	bt->step_site = calloc(1, 1u << BT_SITE_BITS >> 3);
+	bt->shadow = shadow_new(c->mmu.ram, c->stats);
+	if (bt->by_host && bt->by_gpa && bt->links && bt->front_tag && bt->front_host &&
+	    bt->step_site && bt->shadow)
+		err = map_area(bt, area);
+	/* Emitted code reaches all of these by absolute 31-bit addresses. */
+	if (!err && (((u64)c | (u64)bt->front_tag | (u64)bt->front_host) >> 31))
+		err = -EFAULT;
+	if (err) {
+		bt_free(c);
+		return err;
+	}
+	bt_emit_common(bt);
+	bt->n_links = 1; /* link 0: none */
+	front_clear(bt);
+	c->mmu.shadow = bt->shadow;
+	return 0;
+}

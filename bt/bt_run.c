@@ -1,0 +1,55 @@
+/*
+ * Running translated code: in, out, and what the single-step engine does in between.
+ */
+#include "bt_run.h"
+
+#include "mem.h"
+#include "translate.h"
+
+bool bt_eligible(const struct cpu *c)
+{
+	return c->translator && c->mode == INSN_MODE_64 && c->cpl == 0 && !c->slow &&
+	       (c->cr0 & CR0_PG) && !(c->sflags & FL_DF) && (s64)c->rip < 0 &&
+	       (u64)(s64)(s32)c->rip == c->rip && c->seg[SEG_GS].base >= SHADOW_FIRST;
+}
+
+/* A fault that will come again, at an instruction that will be executed again: step it always. */
+static void consider_promotion(struct bt *bt, u64 why)
+{
+	if (why == 4)
+		bt_mark_step_site(bt, bt->c->rip);
+}
+
+void bt_run(struct cpu *c)
+{
+	struct bt *bt = c->translator;
+	u64 host, link = 0, step;
+	u32 generation = bt->generation;
+
+	while (!atomic_load_explicit(&c->attention, memory_order_relaxed) && bt_eligible(c)) {
+		host = bt_find(bt);
+		if (!host) {
+			op_step(c);
+			link = 0;
+			continue;
+		}
+		if (link && generation == bt->generation && !bt->no_chain)
+			bt_link(bt, link, host);
+		c->bt.fs_base = c->seg[SEG_GS].base + SHADOW_BIAS;
+		c->bt.step = c->bt.link = 0;
+		c->gpr[GPR_RSP] += SHADOW_BIAS;
+		c->stats->n[STAT_bt_entries]++;
+		bt->enter(host);
+		c->gpr[GPR_RSP] -= SHADOW_BIAS;
+		c->aflags &= FL_ARITH;
+		link = c->bt.link;
+		generation = bt->generation;
+		step = c->bt.step;
+		if (step) {
+			link = 0;
+			consider_promotion(bt, step);
+			c->stats->n[step == 1 ? STAT_bt_callouts : STAT_bt_fault_steps]++;
+			op_step(c);
+		}
+	}
+}

@@ -1,0 +1,25 @@
+/*
+ * The translator as the run loop sees it.
+ */
+#ifndef RINGSHIFT_BT_RUN_H
+#define RINGSHIFT_BT_RUN_H
+
+#include "cpu.h"
+
+/* Make a translator for a CPU whose engine exists; area: a fixed address below 2 GiB with room for
+ * 2 * BT_AREA_SIZE. Negative errno: -ENOTSUP if the host kernel does not let us write FS and GS
+ * bases, -EFAULT if the monitor does not live below 2 GiB. */
+MUST_CHECK int bt_init(struct cpu *c, void *area);
+void bt_free(struct cpu *c);
+
+/* Translations of code pages may have changed (INVLPG, CR3, CR4): drop blocks that are no longer
+ * where they were. va matters for BT_PAGE. */
+enum bt_scope { BT_PAGE, BT_NON_GLOBAL, BT_ALL };
+void bt_revalidate(struct cpu *c, gva_t va, enum bt_scope scope);
+
+/* Can the code at c->rip be translated as things stand? */
+bool bt_eligible(const struct cpu *c);
+/* Run translated code until it is not, or attention is set. May raise. */
+void bt_run(struct cpu *c);
+
+#endif

@@ -1,0 +1,89 @@
+/*
+ * Leaving translated code by a fault or a signal. The handler (thunk_fault.c has set FS up for C)
+ * finds the block and the recovery record of the host address, writes the guest's state to the CPU
+ * structure, and lets the thread go on in the common code that returns to bt_run.
+ *
+ *	fault on a kernel address the shadow can map	map, and try again
+ *	any other fault				step that instruction: MMIO, user addresses, code
+ *						writes and true guest faults come out right
+ *	kick (attention is set)			leave, state as of an instruction boundary; where
+ *there is none, one host instruction at a time until there is
+ */
+#include "recover.h"
+
+#include <string.h>
+
+#include "translate.h"
+
+/* Write the guest's state at a host address to c. False if it is not recoverable just there. */
+static bool recover(struct bt *bt, struct block *b, const struct host_frame *f)
+{
+	u32 off = f->rip - (u64)bt->rx - b->host, i;
+	const struct recovery *r = b->recovery;
+	struct cpu *c = bt->c;
+
+	for (i = 1; i < b->n_recovery && b->recovery[i].host <= off; i++)
+		r = &b->recovery[i];
+	if (r->spills & RECOVER_NEVER)
+		return false;
+	memcpy(c->gpr, f->gpr, sizeof(c->gpr));
+	if (r->spills & SPILL_RAX)
+		c->gpr[GPR_RAX] = c->bt.spill[0];
+	if (r->spills & SPILL_RCX)
+		c->gpr[GPR_RCX] = c->bt.spill[1];
+	if (r->spills & SPILL_RDX)
+		c->gpr[GPR_RDX] = c->bt.spill[2];
+	c->aflags = f->rflags;
+	c->rip = b->pc + r->guest;
+	return true;
+}
+
+static enum recover_action leave(struct bt *bt, struct host_frame *f)
+{
+	f->rip = (u64)bt->rx + bt->leave_at;
+	return RECOVER_RESUME;
+}
+
+enum recover_action bt_on_fault(struct cpu *c, struct host_frame *f)
+{
+	struct bt *bt = c->translator;
+	struct block *b;
+	gva_t va = f->cr2 - SHADOW_BIAS;
+	enum shadow_fill how = SHADOW_IO;
+
+	if (!bt || f->rip - (u64)bt->rx >= BT_AREA_SIZE)
+		return RECOVER_NOT_OURS;
+	if (f->trapno == EXC_PF && va >= SHADOW_FIRST) {
+		c->stats->n[STAT_bt_hidden_faults]++;
+		how = shadow_fill(bt->shadow, &c->mmu.pg, va, f->error & PF_W);
+		if (how == SHADOW_MAPPED)
+			return RECOVER_RESUME;
+	}
+	b = bt_block_at(bt, f->rip);
+	if (!b || !recover(bt, b, f))
+		return RECOVER_NOT_OURS;
+	c->bt.step = how == SHADOW_CODE ? 2 : how == SHADOW_FAULT ? 3 : 4;
+	return leave(bt, f);
+}
+
+enum recover_action bt_on_kick(struct cpu *c, struct host_frame *f)
+{
+	struct bt *bt = c->translator;
+	struct block *b;
+
+	f->rflags &= ~(u64)FL_TF;
+	if (!bt || f->rip - (u64)bt->rx >= BT_AREA_SIZE)
+		return RECOVER_NOT_OURS;
+	if (!atomic_load_explicit(&c->attention, memory_order_relaxed))
+		return RECOVER_RESUME;
+	b = bt_block_at(bt, f->rip);
+	if (b && recover(bt, b, f)) {
+		c->bt.step = 0;
+		c->stats->n[STAT_bt_kicks]++;
+		return leave(bt, f);
+	}
+	if (f->rip >= (u64)bt->rx + bt->exit_at && f->rip < (u64)bt->rx + bt->exit_end)
+		return RECOVER_RESUME; /* on the way out anyway */
+	f->rflags |= FL_TF;
+	return RECOVER_RESUME;
+}

@@ -1,0 +1,109 @@
+/*
+ * Binary translation of guest ring-0 code in 64-bit mode, upper half. See translate.c (what becomes
+ * of each instruction), block.c (the code cache), bt_run.c (running it), recover.c (leaving it by a
+ * fault or signal).
+ */
+#ifndef RINGSHIFT_TRANSLATE_H
+#define RINGSHIFT_TRANSLATE_H
+
+#include "bt_run.h"
+#include "emit_x64.h"
+#include "op.h"
+#include "shadow.h"
+
+#include <uthash.h>
+
+#define BT_AREA_SIZE  (64 * MIB)
+#define BT_MAX_INSNS  48u
+#define BT_MAX_EXITS  4u
+#define BT_FRONT_BITS 16
+#define BT_FRONT_SIZE (1u << BT_FRONT_BITS)
+#define BT_BLOCK_ROOM 8192u /* host bytes a block can take at most */
+
+/* Which spilled registers hold the guest's value (cpu->bt.spill) at a host offset. */
+enum { SPILL_RAX = 1, SPILL_RCX = 2, SPILL_RDX = 4, RECOVER_NEVER = 128 };
+
+/* From host offset `host` of its block on, the guest's state is that before the instruction at
+ * guest offset `guest`, but for spilled registers. */
+struct recovery {
+	u16 host, guest;
+	u8 spills;
+};
+
+struct block {
+	u64 pc;             /* guest linear address */
+	u32 len;            /* guest bytes covered */
+	u32 host, host_len; /* offset in the area */
+	u32 tail;           /* area offset of the code that leaves for pc, once it is dropped */
+	struct code_va *va;
+	struct block *next; /* in its page */
+	unsigned n_recovery;
+	struct recovery *recovery;
+	UT_hash_handle hh; /* by pc */
+};
+
+/* A guest-linear page that has blocks, and where it was mapped when they were made. */
+struct code_va {
+	gva_t page;
+	gpa_t gpa;
+	bool global;
+	struct block *blocks;
+	struct code_va *alias; /* next with the same gpa */
+	UT_hash_handle hh;     /* by page */
+};
+
+/* A direct exit: a rel32 that first leads to a stub and then to the target block. */
+struct link {
+	u32 at; /* area offset of the rel32 */
+	u64 target;
+};
+
+struct bt {
+	struct cpu *c;
+	struct shadow *shadow;
+	u8 *rx, *rw;
+	int fd;
+	u32 used, fixed; /* fixed: end of what a flush keeps (entry, exit, lookup) */
+	void (*enter)(u64 host_pc);
+	u32 exit_at, exit_end, leave_at, lookup_at; /* area offsets of the common code */
+	struct block *blocks;
+	struct block **by_host; /* in order of host offset */
+	u32 n_blocks;
+	u32 n_non_global; /* pages */
+	u32 generation;   /* counts flushes */
+	struct code_va *pages;
+	struct code_va **by_gpa;
+	struct link *links;
+	u32 n_links;
+	u64 *front_tag, *front_host; /* below 2 GiB; tag: minus the guest PC */
+	u8 *step_site; /* bitmap by hash of PC: instructions that are always stepped */
+	bool no_chain, one_insn;
+	u64 flush_every;
+};
+
+#define BT_SITE_BITS 20
+
+/* Host address of the block at c->rip, translating it if need be; 0 if it must be stepped. */
+u64 bt_find(struct bt *bt);
+/* Let a direct exit go straight to the block at host address `to`. */
+void bt_link(struct bt *bt, u32 id, u64 to);
+void bt_flush(struct bt *bt);
+/* The block whose code holds a host address, or NULL. */
+struct block *bt_block_at(struct bt *bt, u64 host_pc);
+/* Drop what was made from [gpa, gpa+len) (within a page). */
+void bt_code_written(struct bt *bt, gpa_t gpa, u64 len);
+
+/* translate.c: make the block at c->rip into the area at bt->used; NULL: step. */
+struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail);
+/* The common entry, exit and lookup code. */
+void bt_emit_common(struct bt *bt);
+
+static inline bool bt_is_step_site(const struct bt *bt, u64 pc)
+{
+	u32 i = (pc * 0x9e3779b97f4a7c15ull) >> (64 - BT_SITE_BITS);
+
+	return bt->step_site[i / 8] >> (i % 8) & 1;
+}
+void bt_mark_step_site(struct bt *bt, u64 pc);
+
+#endif
