@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <string.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 /* Places in mcontext_t.gregs (x86-64 ABI of glibc; its names need _GNU_SOURCE and clash with ours).
  */
@@ -73,6 +74,20 @@ static NORETURN void thunk_abandoned(struct cpu *c, struct thunks *t)
 	bug_at(__FILE__, __LINE__, "a thunk took a host exception no guest operand explains");
 }
 
+/* Not a thunk's: our own bug, or a signal from outside. abort's handler (runtime/vcpu.c) gives the
+ * terminal back and reports the guest's state. */
+static NORETURN void crashed(int sig, const greg_t *g)
+{
+	char text[128];
+	int n = snprintf(text, sizeof(text),
+			 "\r\nringshift: BUG: signal %d at host address %#llx, accessing %#llx\n",
+			 sig, (unsigned long long)g[HOST_RIP], (unsigned long long)g[HOST_CR2]);
+
+	if (write(2, text, n) < 0)
+		n = 0;
+	abort();
+}
+
 static void on_host_exception(int sig, siginfo_t *si, void *context)
 {
 	ucontext_t *uc = context;
@@ -82,10 +97,10 @@ static void on_host_exception(int sig, siginfo_t *si, void *context)
 
 	(void)si;
 	if ((uc->uc_stack.ss_flags & SS_DISABLE) || !uc->uc_stack.ss_sp)
-		goto ours;
+		crashed(sig, g);
 	t = head->thunks;
 	if ((u64)g[HOST_RIP] - (u64)t->rx >= THUNK_AREA_SIZE)
-		goto ours;
+		crashed(sig, g);
 	t->trapno = g[HOST_TRAPNO];
 	t->fault_addr = g[HOST_CR2];
 	t->fault_mxcsr = uc->uc_mcontext.fpregs->mxcsr;
@@ -95,9 +110,6 @@ static void on_host_exception(int sig, siginfo_t *si, void *context)
 	g[HOST_RSI] = (greg_t)t;
 	g[HOST_RSP] = (greg_t)(t->landing + LANDING_SIZE - 8);
 	g[HOST_EFL] &= ~(FL_DF | FL_TF | FL_AC);
-	return;
-ours: /* not a thunk's: let it happen again with the default action */
-	signal(sig, SIG_DFL);
 }
 
 static const int caught[] = {SIGFPE, SIGILL, SIGSEGV, SIGBUS};
