@@ -48,7 +48,7 @@ void cr0_write(struct cpu *c, u64 val)
 	if (((val & CR0_PG) && !(val & CR0_PE)) || ((val & CR0_NW) && !(val & CR0_CD)))
 		gp0(c);
 	efer = efer_for_paging(c, val);
-	if ((changed & CR0_PG) && pae_paging(val, c->cr4, efer))
+	if ((changed & (CR0_PG | CR0_CD | CR0_NW)) && pae_paging(val, c->cr4, efer))
 		load_pdptes(c, c->cr3);
 	c->cr0 = val;
 	c->efer = efer;
@@ -132,8 +132,6 @@ static void mov_cr(struct cpu *c, const struct insn *in, unsigned cr, unsigned r
 		reg_write(c, r, size, true, v);
 }
 
-#define DR7_GD 0x2000u
-
 static void mov_dr(struct cpu *c, const struct insn *in, unsigned dr, unsigned r)
 {
 	unsigned size = in->mode == INSN_MODE_64 ? 8 : 4;
@@ -147,8 +145,7 @@ static void mov_dr(struct cpu *c, const struct insn *in, unsigned dr, unsigned r
 	if (dr > 7)
 		cpu_raise(c, EXC_UD);
 	if (c->dr[7] & DR7_GD) {
-		c->dr[7] &= ~(u64)DR7_GD;
-		c->dr[6] |= 0x2000; /* BD */
+		c->dr[6] |= DR6_BD;
 		cpu_raise(c, EXC_DB);
 	}
 	if (!(in->opcode & 2)) {
@@ -160,7 +157,7 @@ static void mov_dr(struct cpu *c, const struct insn *in, unsigned dr, unsigned r
 	if (dr == 6)
 		v = (v & 0xe00f) | 0xffff0ff0;
 	if (dr == 7)
-		v = (v & 0xffff2bff) | 0x400;
+		v = (v & 0xffff23ff) | 0x400;
 	c->dr[dr] = v;
 	cpu_update_mode(c);
 }

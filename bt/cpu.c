@@ -42,8 +42,9 @@ void cpu_reset(struct cpu *c)
 	c->misc_enable = 1; /* fast strings */
 	c->pat = 0x0007040600070406ull;
 	c->cpl = 0;
-	c->halted = c->shadow = c->nmi_pending = c->nmi_blocked = c->in_delivery = false;
-	c->debug_hits = 0;
+	c->halted = c->nmi_pending = c->nmi_blocked = c->in_delivery = false;
+	c->shadow = SHADOW_NONE;
+	c->debug_hits = c->debug_held = 0;
 	vec_reset(&c->vec);
 	memset(c->mmu.pg.pdpte, 0, sizeof(c->mmu.pg.pdpte));
 	cpu_update_paging(c);
@@ -99,8 +100,8 @@ static bool data_breakpoints(const struct cpu *c)
 
 void cpu_update_slow(struct cpu *c)
 {
-	c->slow = c->trace || c->halted || c->shadow || c->debug_hits ||
-		  (c->sflags & (FL_TF | FL_RF)) || (c->dr[7] & 0xff) ||
+	c->slow = c->trace || c->halted || c->shadow || c->debug_hits || c->debug_held ||
+		  c->flush_wanted || (c->sflags & (FL_TF | FL_RF)) || (c->dr[7] & 0xff) ||
 		  (c->nmi_pending && !c->nmi_blocked) || (c->intr && (c->sflags & FL_IF));
 }
 

@@ -58,6 +58,10 @@ enum {
 #define SEG_G         0x8000u
 #define SEG_NULL      0x10000u /* loaded with a null selector: unusable outside 64-bit mode */
 
+#define DR6_BD 0x2000u
+#define DR6_BS 0x4000u
+#define DR7_GD 0x2000u
+
 struct seg_reg {
 	u64 base;
 	u32 limit; /* in bytes, granularity applied */
@@ -109,6 +113,13 @@ enum cpu_exit {
 
 #define CODE_PAGE_NONE (~0ull)
 
+/* What is held back at the boundary after an instruction. SDM vol. 3, 6.8.3; vol. 2, STI. */
+enum intr_shadow {
+	SHADOW_NONE,
+	SHADOW_SS,  /* MOV SS, POP SS: interrupts, NMI, debug exceptions */
+	SHADOW_STI, /* interrupts, NMI */
+};
+
 struct bt;
 struct engine; /* the single-step engine's caches: decode, thunks (step.h) */
 
@@ -127,13 +138,15 @@ struct cpu {
 	/* The rest is the CPU thread's. */
 	bool intr; /* the interrupt controllers have a vector for us */
 	bool nmi_pending;
-	bool nmi_blocked; /* until IRET */
-	bool shadow;      /* the last instruction was STI, MOV SS or POP SS: no interrupt now */
-	bool trace;       /* registers are logged before each instruction: careful loop only */
-	bool slow;        /* TF, debug registers or a shadow is active: take the careful loop */
-	bool align_check; /* CPL 3 with CR0.AM and RFLAGS.AC */
-	u8 debug_hits;    /* DR6 bits of breakpoints the current instruction has hit */
-	bool in_delivery; /* an exception is being delivered (for #DF) */
+	bool nmi_blocked;  /* until IRET */
+	u8 shadow;         /* enum intr_shadow: what the last instruction holds back */
+	bool trace;        /* registers are logged before each instruction: careful loop only */
+	bool slow;         /* TF, debug registers or a shadow is active: take the careful loop */
+	bool flush_wanted; /* the engine's caches are full: drop them at the next boundary */
+	bool align_check;  /* CPL 3 with CR0.AM and RFLAGS.AC */
+	u8 debug_hits;     /* DR6 bits of breakpoints the current instruction has hit */
+	u8 debug_held;     /* the same of MOV SS and POP SS, until the shadow has passed */
+	bool in_delivery;  /* an exception is being delivered (for #DF) */
 
 	/* The code page the fetch path is in: linear address (CODE_PAGE_NONE: look it up), its
 	 * slots. */
@@ -186,7 +199,8 @@ struct cpu {
 	void *unwind[5]; /* __builtin_setjmp buffer of the run loop */
 	enum cpu_exit exit;
 	char unsupported[160];
-	u64 insns;      /* instructions retired */
+	u64 insns;      /* instructions retired, and events raised by instructions, so that a budget
+			   ends a guest that does nothing but fault */
 	u64 budget_end; /* insns at which step_run returns */
 	u64 run_start;  /* insns at which it began */
 };

@@ -105,10 +105,10 @@ static void iret_protected(struct cpu *c, unsigned size)
 
 void exec_iret(struct cpu *c, const struct insn *in)
 {
+	c->nmi_blocked = false; /* even if it faults: SDM vol. 3, 6.7.1 */
 	if (cpu_real_or_v86(c))
 		iret_real(c, in->opsize);
 	else
 		iret_protected(c, in->opsize);
-	c->nmi_blocked = false;
 	cpu_update_mode(c);
 }

@@ -73,7 +73,7 @@ static void check_breakpoints(struct cpu *c, gva_t la, unsigned len, bool write)
 
 static void check_data(struct cpu *c, gva_t la, unsigned len, enum mmu_access access)
 {
-	if (c->align_check && len <= 8 && (la & (len - 1)))
+	if (c->align_check && len <= 8 && !(len & (len - 1)) && (la & (len - 1)))
 		cpu_raise_error(c, EXC_AC, 0);
 	if (c->dr[7] & 0xff)
 		check_breakpoints(c, la, len, access == MMU_WRITE);

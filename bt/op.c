@@ -60,7 +60,7 @@ static struct code_page *code_page_get(struct cpu *c, gpa_t gpa)
 	p = calloc(1, sizeof(*p));
 	BUG_ON(!p);
 	if (++e->code_pages >= CODE_PAGES_MAX)
-		e->flush_wanted = true;
+		c->flush_wanted = c->slow = true;
 	p->mode = c->mode;
 	p->next = *head;
 	*head = p;
@@ -88,22 +88,24 @@ void op_flush_all(struct cpu *c)
 		bt_flush(c->translator);
 	c->code_page = CODE_PAGE_NONE;
 	e->code_pages = 0;
-	e->flush_wanted = false;
+	c->flush_wanted = false;
+	cpu_update_slow(c);
 	c->stats->n[STAT_thunk_flushes]++;
 }
 
 /* --- ops --- */
 
-static struct op *op_alloc(struct engine *e)
+static struct op *op_alloc(struct cpu *c)
 {
+	struct engine *e = c->engine;
 	struct op **chunk = &e->chunk[e->count / OP_CHUNK];
 
 	if (!*chunk)
 		*chunk = calloc(OP_CHUNK, sizeof(struct op));
 	BUG_ON(!*chunk);
-	/* Leave room for the ops of the instruction now running. */
+	/* The flush comes at the next boundary, when no op is in use. */
 	if (e->count + OP_CHUNK >= OP_MAX)
-		e->flush_wanted = true;
+		c->flush_wanted = c->slow = true;
 	BUG_ON(e->count + 1 >= OP_MAX);
 	return &(*chunk)[e->count % OP_CHUNK];
 }
@@ -136,22 +138,60 @@ static NORETURN void undecodable(struct cpu *c, const u8 *bytes, size_t n)
 	cpu_raise(c, EXC_UD);
 }
 
-/* More than 15 bytes of prefixes and instruction: #GP, SDM vol. 2, 2.3.11. */
-static bool too_long(const u8 *bytes, size_t n, enum insn_mode mode)
+/* Of several prefixes in a group one counts, and REX only as the last of all; 0: no prefix. */
+enum prefix_group {
+	PREFIX_NONE,
+	PREFIX_SEG,
+	PREFIX_REP,
+	PREFIX_LOCK,
+	PREFIX_66,
+	PREFIX_67,
+	PREFIX_REX
+};
+
+static enum prefix_group prefix_group(u8 b, enum insn_mode mode)
 {
-	size_t i;
+	switch (b) {
+	case 0x26:
+	case 0x2e:
+	case 0x36:
+	case 0x3e:
+	case 0x64:
+	case 0x65: return PREFIX_SEG;
+	case 0x66: return PREFIX_66;
+	case 0x67: return PREFIX_67;
+	case 0xf0: return PREFIX_LOCK;
+	case 0xf2:
+	case 0xf3: return PREFIX_REP;
+	default: return mode == INSN_MODE_64 && (b & 0xf0) == 0x40 ? PREFIX_REX : PREFIX_NONE;
+	}
+}
+
+/*
+ * 15 bytes are no instruction: because it is longer (#GP, SDM vol. 2, 2.3.11), or because there is
+ * none (#UD)? Only prefixes that do not count make one too long; without them the decoder asks for
+ * more bytes if the first is the case.
+ */
+static bool too_long(struct decoder *d, const u8 *bytes, size_t n, enum insn_mode mode)
+{
+	size_t prefixes = 0, len = 0, i, k;
+	u8 needed[INSN_MAX_LEN];
+	struct insn in;
 
 	if (n < INSN_MAX_LEN)
 		return false;
-	for (i = 0; i < INSN_MAX_LEN; i++) {
-		u8 b = bytes[i];
-		bool prefix = b == 0x66 || b == 0x67 || b == 0xf0 || b == 0xf2 || b == 0xf3 ||
-			      (b & 0xe7) == 0x26 || (b & 0xfe) == 0x64 ||
-			      (mode == INSN_MODE_64 && (b & 0xf0) == 0x40);
-		if (!prefix)
-			return false;
+	while (prefixes < n && prefix_group(bytes[prefixes], mode))
+		prefixes++;
+	for (i = 0; i < n; i++) {
+		enum prefix_group group = prefix_group(bytes[i], mode);
+		bool counts = true;
+
+		for (k = i + 1; k < prefixes; k++)
+			counts &= prefix_group(bytes[k], mode) != group && group != PREFIX_REX;
+		if (counts)
+			needed[len++] = bytes[i];
 	}
-	return true;
+	return len < n && decoder_decode(d, needed, len, mode, &in) == -ENODATA;
 }
 
 /*
@@ -172,7 +212,7 @@ static struct op *op_make(struct cpu *c, const u8 *bytes, size_t n, u32 *index)
 	if (len == -ENODATA)
 		return NULL;
 	if (len < 0) {
-		if (too_long(bytes, n, c->mode))
+		if (too_long(e->decoder, bytes, n, c->mode))
 			cpu_raise_error(c, EXC_GP, 0);
 		undecodable(c, bytes, n);
 	}
@@ -181,12 +221,13 @@ static struct op *op_make(struct cpu *c, const u8 *bytes, size_t n, u32 *index)
 	key[INSN_MAX_LEN] = c->mode;
 	HASH_FIND(hh, e->table, key, sizeof(key), o);
 	if (!o) {
-		o = op_alloc(e);
+		o = op_alloc(c);
 		memset(o, 0, sizeof(*o));
 		o->in = in;
 		o->exec = op_bind(&o->in, &wants_thunk);
 		if (wants_thunk) {
 			err = thunk_get(e->thunks, &o->in, &o->thunk);
+			BUG_ON(err && err != -ENOSPC);
 			if (err) { /* full: start afresh, nothing is executing */
 				op_flush_all(c);
 				return op_make(c, bytes, n, index);
@@ -215,8 +256,11 @@ static struct op *fetch_slow(struct cpu *c, gva_t la, size_t have, const u8 *byt
 	for (n = have; n < INSN_MAX_LEN;) {
 		gva_t at = la + n;
 
-		if (c->mode != INSN_MODE_64)
+		if (c->mode != INSN_MODE_64) {
+			if (c->rip + n > c->seg[SEG_CS].limit)
+				cpu_raise_error(c, EXC_GP, 0);
 			at = (u32)at;
+		}
 		switch (mmu_translate(&c->mmu, at, MMU_EXEC, c->user, &t)) {
 		case MMU_FAULT: cpu_raise_pf(c, at, t.error);
 		case MMU_RAM: buf[n++] = *t.host; break;
@@ -266,6 +310,8 @@ struct op *op_fetch(struct cpu *c)
 			return op_at(c->engine, c->code_slots[off]);
 	}
 	avail = MIN((size_t)INSN_MAX_LEN, PAGE_SIZE - off);
+	if (c->mode != INSN_MODE_64)
+		avail = MIN(avail, (size_t)(c->seg[SEG_CS].limit - c->rip + 1));
 	o = op_make(c, host, avail, &index);
 	if (!o)
 		return fetch_slow(c, la, avail, host);

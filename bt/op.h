@@ -39,8 +39,7 @@ struct engine {
 	u32 count;               /* ops made; index 0 is never used */
 	struct code_page **page; /* by guest-physical page number */
 	u64 pages;
-	u32 code_pages;    /* allocated */
-	bool flush_wanted; /* an area is full: flush at the next instruction boundary */
+	u32 code_pages; /* allocated */
 	u8 bounce[192] __attribute__((aligned(64)));
 	FILE *log;
 	unsigned log_items;

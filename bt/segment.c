@@ -168,7 +168,7 @@ void seg_load(struct cpu *c, unsigned seg, u16 sel)
 /* Interrupts and traps wait for the instruction after MOV SS and POP SS (but not LSS). */
 static void cast_shadow(struct cpu *c)
 {
-	c->shadow = true;
+	c->shadow = SHADOW_SS;
 	cpu_update_slow(c);
 }
 

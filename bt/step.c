@@ -40,13 +40,20 @@ static ALWAYS_INLINE struct op *next_op(struct cpu *c)
 	return op_fetch(c);
 }
 
-static ALWAYS_INLINE void run_one(struct cpu *c)
+static ALWAYS_INLINE struct op *checked_op(struct cpu *c)
 {
 	struct op *o = next_op(c);
 
 	if (unlikely(c->mode != INSN_MODE_64) &&
 	    unlikely(c->rip + o->in.len - 1 > c->seg[SEG_CS].limit))
 		cpu_raise_error(c, EXC_GP, 0);
+	return o;
+}
+
+static ALWAYS_INLINE void run_one(struct cpu *c)
+{
+	struct op *o = checked_op(c);
+
 	o->exec(c, &o->in);
 	c->insns++;
 }
@@ -90,6 +97,8 @@ static bool deliver_raised(struct cpu *c)
 	unsigned v = c->exc.vector, first = c->exc.first;
 
 	c->x87_live = false;
+	c->debug_hits = 0; /* the access came to nothing */
+	c->insns++;
 	if (v == EXC_NONE) { /* nothing for the guest: stop, or FERR# raised */
 		c->in_delivery = false;
 		return c->exit != EXIT_UNSUPPORTED;
@@ -112,6 +121,8 @@ static bool deliver_raised(struct cpu *c)
 	c->stats->n[c->exc.soft ? STAT_soft_interrupts : STAT_exceptions]++;
 	if (v == EXC_PF && !c->exc.soft)
 		c->stats->n[STAT_page_faults]++;
+	if (v == EXC_DB && !c->exc.soft)
+		c->dr[7] &= ~(u64)DR7_GD;
 	log_event(c, c->exc.soft ? "soft" : "exception", v);
 	exc_enter(c, v, c->exc.has_error, c->exc.error, c->exc.soft,
 		  c->exc.soft ? c->exc.next_rip : c->rip);
@@ -161,57 +172,73 @@ static bool deliver_pending(struct cpu *c)
 
 /* --- the careful loop --- */
 
-#define DR6_BS 0x4000u
-
-static bool instruction_breakpoint(struct cpu *c)
+/* DR6 bits of the breakpoints on the instruction at RIP. */
+static u64 instruction_breakpoints(const struct cpu *c)
 {
 	gva_t la = c->mode == INSN_MODE_64 ? c->rip : (u32)(c->rip + c->seg[SEG_CS].base);
+	u64 hits = 0;
 	unsigned i;
 
-	if (!(c->dr[7] & 0xff) || (c->sflags & FL_RF))
-		return false;
 	for (i = 0; i < 4; i++)
-		if ((c->dr[7] >> (2 * i) & 3) && !(c->dr[7] >> (16 + 4 * i) & 3) &&
-		    c->dr[i] == la) {
-			c->dr[6] |= 1u << i;
-			return true;
-		}
-	return false;
+		if ((c->dr[7] >> (2 * i) & 3) && !(c->dr[7] >> (16 + 4 * i) & 3) && c->dr[i] == la)
+			hits |= 1u << i;
+	return hits;
 }
 
-static void debug_trap(struct cpu *c, u64 dr6)
+static NORETURN void raise_debug(struct cpu *c, u64 dr6)
 {
 	c->dr[6] |= dr6;
-	c->debug_hits = 0;
+	c->debug_held = 0;
 	cpu_raise(c, EXC_DB);
+}
+
+/* Has the instruction that was at rip stopped between two iterations? */
+static bool repeats(const struct cpu *c, const struct op *o, u64 rip)
+{
+	return c->rip == rip && o->exec == exec_string && (o->in.prefixes & (PFX_REP | PFX_REPNE));
 }
 
 /* One instruction with everything the fast loop leaves out. */
 static void step_carefully(struct cpu *c)
 {
-	bool shadow = c->shadow, tf, rf;
+	u64 rip = c->rip, hits = 0, traps;
+	struct op *o;
+	bool tf;
 
-	if (!shadow && instruction_breakpoint(c))
-		cpu_raise(c, EXC_DB);
+	if (c->shadow != SHADOW_SS && !(c->sflags & FL_RF))
+		hits = instruction_breakpoints(c);
+	if (hits)
+		raise_debug(c, hits);
 	if (c->trace)
 		cpu_dump(c, c->engine->log);
+	o = checked_op(c);
 	tf = c->sflags & FL_TF;
-	rf = c->sflags & FL_RF;
-	c->shadow = false;
+	c->sflags &= ~(u64)FL_RF;
+	c->shadow = SHADOW_NONE;
 	c->debug_hits = 0;
-	run_one(c);
-	if (rf)
-		c->sflags &= ~(u64)FL_RF;
-	/* Traps wait while MOV SS or STI casts its shadow. */
-	if ((tf || c->debug_hits) && !c->shadow)
-		debug_trap(c, (tf ? DR6_BS : 0) | c->debug_hits);
+	o->exec(c, &o->in);
+	c->insns++;
+	if (repeats(c, o, rip)) /* its breakpoint has been hit already: SDM vol. 3, 17.3.1.1 */
+		c->sflags |= FL_RF;
+	if (o->exec == exec_syscall || o->exec == exec_sysret) /* TF as it is now counts */
+		tf = c->sflags & FL_TF;
+	traps = (tf ? DR6_BS : 0) | c->debug_hits | c->debug_held;
+	if (c->shadow == SHADOW_SS) /* holds back data breakpoints and swallows the step */
+		c->debug_held |= c->debug_hits;
+	else if (traps)
+		raise_debug(c, traps);
+	c->debug_hits = 0;
 	cpu_update_slow(c);
 }
 
 static bool run_careful(struct cpu *c)
 {
-	if (!c->shadow && deliver_pending(c))
-		return true;
+	if (!c->shadow) {
+		if (c->debug_held)
+			raise_debug(c, c->debug_held);
+		if (deliver_pending(c))
+			return true;
+	}
 	if (c->halted) {
 		c->exit = EXIT_HLT;
 		return false;
@@ -247,7 +274,7 @@ static void run_fast(struct cpu *c, u64 end)
 static NOINLINE enum cpu_exit run(struct cpu *c)
 {
 	for (;;) {
-		if (c->engine->flush_wanted)
+		if (c->flush_wanted)
 			op_flush_all(c);
 		if (atomic_load_explicit(&c->attention, memory_order_acquire)) {
 			c->stats->n[STAT_attention]++;

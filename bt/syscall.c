@@ -51,6 +51,10 @@ void exec_sysret(struct cpu *c, const struct insn *in)
 	c->rip = code64 ? c->gpr[GPR_RCX] : (u32)c->gpr[GPR_RCX];
 	cpu_set_rflags(c, c->gpr[GPR_R11] & 0x3c7fd7);
 	load_flat(c, (code64 ? base + 16 : base) | 3, (base + 8) | 3, 3, code64);
+	if (c->sflags & FL_TF) { /* unlike after IRET, the step is over: it began with SYSCALL */
+		c->dr[6] |= DR6_BS;
+		cpu_raise(c, EXC_DB);
+	}
 }
 
 static void require_sysenter(struct cpu *c)

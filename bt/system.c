@@ -53,7 +53,8 @@ static void exec_cli_sti(struct cpu *c, const struct insn *in)
 	if (in->opcode == 0xfa) {
 		c->sflags &= ~(u64)FL_IF;
 	} else {
-		c->shadow = !(c->sflags & FL_IF); /* one instruction before interrupts */
+		if (!(c->sflags & FL_IF))
+			c->shadow = SHADOW_STI; /* one instruction before interrupts */
 		c->sflags |= FL_IF;
 		cpu_update_slow(c);
 	}
@@ -188,9 +189,12 @@ static void exec_cpuid(struct cpu *c, const struct insn *in)
 static void exec_hypercall(struct cpu *c, const struct insn *in)
 {
 	const u64 args[4] = {c->gpr[GPR_RBX], c->gpr[GPR_RCX], c->gpr[GPR_RDX], c->gpr[GPR_RSI]};
+	unsigned size = in->mode == INSN_MODE_64 ? 8 : 4;
+	u64 ret;
 
 	/* KVM's convention: not for user mode (-EPERM). */
-	c->gpr[GPR_RAX] = c->cpl ? (u64)-1 : c->ops->hypercall(c->vm, c->gpr[GPR_RAX], args);
+	ret = c->cpl ? (u64)-1 : c->ops->hypercall(c->vm, c->gpr[GPR_RAX], args);
+	reg_write(c, GPR_RAX, size, true, ret);
 	next(c, in);
 }
 
@@ -242,9 +246,10 @@ static void exec_lmsw_smsw(struct cpu *c, const struct insn *in)
 		else
 			reg_write(c, r, in->opsize, true, c->cr0);
 	} else {
-		u64 v = in->has_mem ? mem_read(c, insn_linear(c, in, 2, MMU_READ), 2) : c->gpr[r];
+		u64 v;
 
 		require_cpl0(c);
+		v = in->has_mem ? mem_read(c, insn_linear(c, in, 2, MMU_READ), 2) : c->gpr[r];
 		/* Loads PE MP EM TS, but cannot clear PE. */
 		cr0_write(c, (c->cr0 & ~0xeull) | (v & 0xf));
 	}
@@ -260,7 +265,6 @@ static void exec_invlpg(struct cpu *c, const struct insn *in)
 		la += in->seg >= SEG_FS ? c->seg[in->seg].base : 0;
 	else
 		la = (u32)(la + c->seg[in->seg].base);
-	c->stats->n[STAT_invlpgs]++;
 	mmu_invlpg(&c->mmu, la);
 	bt_revalidate(c, la, BT_PAGE);
 	c->code_page = CODE_PAGE_NONE;

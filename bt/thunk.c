@@ -138,16 +138,31 @@ struct plan {
 	bool load_flags, store_flags, x87, vector, mxcsr, opmask;
 };
 
-/* In 16- and 32-bit code W has no meaning for VEX instructions with a general register operand. */
-static bool vex_w_is_gpr_width(const struct insn *in)
+/* In 16- and 32-bit code W has no meaning for VEX and EVEX instructions with a general register
+ * operand. */
+static bool w_is_gpr_width(const struct insn *in)
 {
+	bool scalar = in->mandatory == 0xf3 || in->mandatory == 0xf2, evex = in->enc == INSN_EVEX;
+	u8 op = in->opcode;
+
 	switch (in->map) {
 	case INSN_MAP_0F:
-		return in->opcode == 0x6e || in->opcode == 0x7e || in->opcode == 0x2a ||
-		       in->opcode == 0x2c || in->opcode == 0x2d;
-	case INSN_MAP_0F38: return in->opcode >= 0xf0;
-	default: return in->opcode == 0x16 || in->opcode == 0x22 || in->opcode == 0xf0;
+		if (op == 0x6e || op == 0x7e) /* but F3 7E is a move between vectors */
+			return in->mandatory == 0x66;
+		return scalar && (op == 0x2a || op == 0x2c || op == 0x2d ||
+				  (evex && (op == 0x78 || op == 0x79 || op == 0x7b)));
+	case INSN_MAP_0F38: return evex ? op == 0x7c : op >= 0xf0;
+	default: return op == 0x16 || op == 0x22 || (!evex && op == 0xf0);
 	}
+}
+
+/* The immediate of the VEX blends names a register, of which other modes than 64-bit have eight. */
+static u8 last_imm_mask(const struct insn *in)
+{
+	bool is4 = in->enc == INSN_VEX && in->map == INSN_MAP_0F3A && in->opcode >= 0x4a &&
+		   in->opcode <= 0x4c;
+
+	return is4 && in->mode != INSN_MODE_64 ? 0x7f : 0xff;
 }
 
 static void encode_modrm_imm(struct emit *e, const struct plan *p)
@@ -156,7 +171,10 @@ static void encode_modrm_imm(struct emit *e, const struct plan *p)
 
 	if (in->has_modrm)
 		emit_u8(e, in->has_mem ? (in->modrm & 0x38) | (p->mem & 7) : in->modrm);
-	emit_bytes(e, in->bytes + in->off_imm, in->imm_size);
+	if (in->imm_size)
+		emit_bytes(e, in->bytes + in->off_imm, in->imm_size - 1);
+	if (in->imm_size)
+		emit_u8(e, in->bytes[in->off_imm + in->imm_size - 1] & last_imm_mask(in));
 }
 
 static void encode_vex(struct emit *e, const struct plan *p)
@@ -168,7 +186,7 @@ static void encode_vex(struct emit *e, const struct plan *p)
 
 	while (pp_of[pp] != in->mandatory)
 		pp++;
-	if (in->mode != INSN_MODE_64 && vex_w_is_gpr_width(in))
+	if (in->mode != INSN_MODE_64 && w_is_gpr_width(in))
 		w = 0;
 	emit_u8(e, 0xc4);
 	emit_u8(e, (in->reg & 8 ? 0 : 0x80) | 0x40 | (b ? 0 : 0x20) | in->map);
@@ -181,14 +199,21 @@ static void encode_evex(struct emit *e, const struct plan *p)
 {
 	const struct insn *in = p->in;
 	const u8 *b = in->bytes + in->off_opcode;
-	u8 p0 = b[1];
+	u8 p0 = b[1], p1 = b[2], p2 = b[3];
 
+	if (in->mode != INSN_MODE_64) { /* no register beyond 7, whatever the (inverted) bits say */
+		p0 |= 0xf0;
+		p1 |= 0x40;
+		p2 |= 0x08;
+		if (w_is_gpr_width(in))
+			p1 &= 0x7f;
+	}
 	if (in->has_mem)
 		p0 = (p0 & ~0x60) | 0x40 | (p->mem >= 8 ? 0 : 0x20);
 	emit_u8(e, 0x62);
 	emit_u8(e, p0);
-	emit_u8(e, b[2]);
-	emit_u8(e, b[3]);
+	emit_u8(e, p1);
+	emit_u8(e, p2);
 	emit_u8(e, in->opcode);
 	encode_modrm_imm(e, p);
 }
@@ -276,7 +301,7 @@ static u32 operand_vectors(const struct insn *in)
 		set |= 1u << in->rm;
 	set |= 1u << in->vvvv;
 	if (in->enc == INSN_VEX && in->map == INSN_MAP_0F3A && in->imm_size == 1)
-		set |= 1u << (in->bytes[in->off_imm] >> 4);
+		set |= 1u << ((in->bytes[in->off_imm] & last_imm_mask(in)) >> 4);
 	return set;
 }
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include "recover.h"
 
@@ -87,6 +88,20 @@ static NORETURN void thunk_abandoned(struct cpu *c, struct thunks *t)
 	bug_at(__FILE__, __LINE__, "a thunk took a host exception no guest operand explains");
 }
 
+/* Not a thunk's: our own bug, or a signal from outside. abort's handler (runtime/vcpu.c) gives the
+ * terminal back and reports the guest's state. */
+static NORETURN void crashed(int sig, const greg_t *g)
+{
+	char text[128];
+	int n = snprintf(text, sizeof(text),
+			 "\r\nringshift: BUG: signal %d at host address %#llx, accessing %#llx\n",
+			 sig, (unsigned long long)g[HOST_RIP], (unsigned long long)g[HOST_CR2]);
+
+	if (write(2, text, n) < 0)
+		n = 0;
+	abort();
+}
+
 static bool in_thunk(struct thunks *t, const greg_t *g)
 {
 	return (u64)g[HOST_RIP] - (u64)t->rx < THUNK_AREA_SIZE;
@@ -137,6 +152,8 @@ void signal_dispatch(int sig, siginfo_t *si, void *context)
 	struct alt_head *head = (struct alt_head *)uc->uc_stack.ss_sp - 1;
 
 	(void)si;
+	if (sig == KICK_SIGNAL && (uc->uc_stack.ss_flags & SS_DISABLE))
+		return; /* from outside, to a thread that runs no CPU */
 	if (!(uc->uc_stack.ss_flags & SS_DISABLE) && uc->uc_stack.ss_sp) {
 		if (sig == KICK_SIGNAL)
 			head->kick(head->cpu);
@@ -151,12 +168,12 @@ void signal_dispatch(int sig, siginfo_t *si, void *context)
 		if (translated_code_explains(head, g, false))
 			return;
 	}
-	signal(sig, SIG_DFL); /* nobody's: let it happen again with the default action */
+	crashed(sig, g);
 }
 
 static int catch (int sig)
 {
-	struct sigaction sa = {.sa_flags = SA_SIGINFO | SA_ONSTACK};
+	struct sigaction sa = {.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART};
 
 	/* Without FSGSBASE there is no translated code, and FS is always ours. */
 	sa.sa_sigaction = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE ? signal_entry : signal_dispatch;

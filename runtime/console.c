@@ -156,7 +156,8 @@ static void signals_catch(void)
 	for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
 		struct sigaction sa = {.sa_handler = signals[i].handler}, *old;
 
-		sa.sa_flags = SA_RESTART;
+		/* The vCPU thread may be in a thunk, with the guest's stack pointer. */
+		sa.sa_flags = SA_RESTART | SA_ONSTACK;
 		old = &active.old[signals[i].sig];
 		sigaction(signals[i].sig, &sa, old);
 		if (signals[i].respect_ignored && old->sa_handler == SIG_IGN)

@@ -263,6 +263,7 @@ static int slot_map(pthread_attr_t *attr)
 
 int lowland_thread_create(struct lowland_thread *t, void *(*fn)(void *), void *arg)
 {
+	static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
 	sigset_t all, old;
 	pthread_attr_t attr;
 	int ret = pthread_attr_init(&attr);
@@ -276,6 +277,8 @@ int lowland_thread_create(struct lowland_thread *t, void *(*fn)(void *), void *a
 			goto out;
 	}
 	sigfillset(&all);
+	for (unsigned i = 0; i < ARRAY_LEN(faults); i++)
+		sigdelset(&all, faults[i]);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	ret = -pthread_create(&t->id, &attr, fn, arg);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

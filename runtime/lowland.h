@@ -58,7 +58,7 @@ void *lowland_at(u64 addr);
 /* Print the memory map by area and say whether it is as it should be; exit status. */
 int lowland_report(FILE *out);
 
-/* A thread on a low stack, with all signals blocked. */
+/* A thread on a low stack, with all signals blocked but those of its own faults. */
 struct lowland_thread {
 	pthread_t id;
 	int slot; /* of LOWLAND_THREADS; -1: libc's choice */

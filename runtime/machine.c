@@ -45,26 +45,35 @@ u64 vm_now(void *opaque)
 /* In a handler on the vCPU thread; a sleeping one is woken by the signal itself. */
 static void on_kick(struct cpu *c)
 {
+	struct vm *vm = c->vm;
+
+	atomic_store_explicit(&vm->armed, 0, memory_order_relaxed);
 	atomic_store_explicit(&c->attention, 1, memory_order_release);
 }
 
-/* Later deadlines than the one armed, and none, are left to the signal that comes too early. */
+/*
+ * Later deadlines than the one armed, and none, are left to the signal that comes too early. It may
+ * come too early for its own deadline as well, since the host's clock and the TSC's scale differ by
+ * some parts in a million: `armed` says whether it is still to come, not when.
+ */
 static void rearm(void *opaque, u64 deadline)
 {
 	struct vm *vm = opaque;
 	struct itimerspec ts = {0};
-	u64 now, wait;
+	u64 now, wait, armed;
 
 	if (deadline == TIMER_NEVER || !vm->host_timer_made)
 		return;
 	now = vm_now(vm);
-	if (vm->armed > now && vm->armed <= deadline)
+	armed = atomic_load_explicit(&vm->armed, memory_order_relaxed);
+	if (armed && armed <= deadline)
 		return;
 	wait = deadline > now ? deadline - now : 1;
 	ts.it_value.tv_sec = wait / NS_PER_SEC;
 	ts.it_value.tv_nsec = wait % NS_PER_SEC;
+	/* Before the timer is set, lest its signal's 0 be overwritten. */
+	atomic_store_explicit(&vm->armed, MAX(deadline, 1), memory_order_relaxed);
 	timer_settime(vm->host_timer, 0, &ts, NULL);
-	vm->armed = deadline;
 }
 
 static int make_host_timer(struct vm *vm)
@@ -589,6 +598,7 @@ static void reset_chips(struct vm *vm)
 	mc146818_reset(&vm->rtc);
 	i8042_reset(&vm->kbd);
 	acpi_pm_reset(&vm->pm);
+	isa_irq(vm, 13, 0);
 	for (i = 0; i < vm->cfg->serial_count; i++)
 		ns16550_reset(&vm->uart[i]);
 	init_like_firmware(vm);

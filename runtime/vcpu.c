@@ -150,7 +150,8 @@ static void print_stats(const struct vm *vm)
 		fprintf(stderr, "}\n");
 }
 
-/* BUG_ON and crashes end here: give the terminal back and say where the guest was. */
+/* BUG_ON and crashes (bt/thunk_fault.c) end here: give the terminal back and say where the guest
+ * was. The console has a handler of its own, so ours comes after console_start. */
 static struct vm *vm_of_abort;
 
 static void on_abort(int sig)
@@ -160,6 +161,14 @@ static void on_abort(int sig)
 	if (vm_of_abort && vm_of_abort->cpu)
 		cpu_dump(vm_of_abort->cpu, stderr);
 	raise(sig);
+}
+
+static void catch_abort(struct vm *vm)
+{
+	struct sigaction sa = {.sa_handler = on_abort, .sa_flags = SA_ONSTACK};
+
+	vm_of_abort = vm;
+	sigaction(SIGABRT, &sa, NULL);
 }
 
 int vm_main(const struct config *cfg)
@@ -172,14 +181,14 @@ int vm_main(const struct config *cfg)
 		fprintf(stderr, "ringshift: %s\n", err);
 		return status;
 	}
-	vm_of_abort = vm;
-	signal(SIGABRT, on_abort);
+	catch_abort(vm);
 	if (vm_init(vm, cfg, err, sizeof(err)) || vm_boot(vm, err, sizeof(err)) ||
 	    lowland_check(err, sizeof(err))) {
 		fprintf(stderr, "ringshift: %s\n", err);
 	} else {
 		int rc = console_start(vm->console);
 
+		catch_abort(vm);
 		if (rc)
 			fprintf(stderr, "ringshift: cannot start the console: %s\n", strerror(-rc));
 		else

@@ -59,7 +59,7 @@ struct vm {
 	timer_t host_timer;
 	pid_t vcpu_tid;
 	bool host_timer_made, ram_made;
-	u64 armed; /* deadline the host timer is set for */
+	_Atomic u64 armed; /* deadline the host timer is set for, 0: none (its signal clears it) */
 
 	enum vm_stop stop;
 	int stop_status; /* VM_EXIT_STATUS */
