@@ -24,6 +24,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "lowland.h"
@@ -144,6 +145,70 @@ int lowland_check(char *err, size_t err_size)
 	return 0;
 }
 
+/* Fields of /proc/self/stat, counted from 1 as in proc(5). */
+enum {
+	STAT_STARTCODE = 26,
+	STAT_ENDCODE = 27,
+	STAT_START_DATA = 45,
+	STAT_END_DATA,
+	STAT_START_BRK,
+	STAT_ARG_START,
+	STAT_ARG_END,
+	STAT_ENV_START,
+	STAT_ENV_END,
+	STAT_FIELDS
+};
+
+static int read_stat(u64 field[STAT_FIELDS])
+{
+	int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC), i;
+	char buf[2048], *p;
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	n = read(fd, buf, sizeof(buf) - 1);
+	close(fd);
+	buf[MAX(n, 0)] = 0;
+	p = strrchr(buf, ')'); /* the name may hold anything */
+	if (!p || !p[1])
+		return -EIO;
+	p += 3; /* field 3, the state, a letter */
+	for (i = 4; i < STAT_FIELDS; i++) {
+		p = strchr(p, ' ');
+		if (!p)
+			return -EIO;
+		field[i] = strtoull(++p, NULL, 10);
+	}
+	return 0;
+}
+
+/*
+ * Tell the kernel where the arguments and the environment are now, for /proc/PID/cmdline, hence ps
+ * and pgrep. PR_SET_MM_MAP needs no privilege as long as it leaves the executable alone. A kernel
+ * that does not have it gives us an empty command line, and that is all.
+ */
+static void announce_arguments(void)
+{
+	struct prctl_mm_map map = {.exe_fd = (u32)-1};
+	u64 field[STAT_FIELDS];
+
+	if (read_stat(field))
+		return;
+	map.start_code = field[STAT_STARTCODE];
+	map.end_code = field[STAT_ENDCODE];
+	map.start_data = field[STAT_START_DATA];
+	map.end_data = field[STAT_END_DATA];
+	map.start_brk = field[STAT_START_BRK];
+	map.brk = (u64)sbrk(0);
+	map.start_stack = LOWLAND_STACK + LOWLAND_STACK_SIZE;
+	map.arg_start = field[STAT_ARG_START] - lowland_stack_moved;
+	map.arg_end = field[STAT_ARG_END] - lowland_stack_moved;
+	map.env_start = field[STAT_ENV_START] - lowland_stack_moved;
+	map.env_end = field[STAT_ENV_END] - lowland_stack_moved;
+	prctl(PR_SET_MM, PR_SET_MM_MAP, &map, sizeof(map), 0);
+}
+
 int lowland_enter(char *err, size_t err_size)
 {
 	struct foreign f = {.n = 0};
@@ -165,6 +230,7 @@ int lowland_enter(char *err, size_t err_size)
 		snprintf(err, err_size, "cannot read /proc/self/maps: %s", strerror(-ret));
 		return ret;
 	}
+	announce_arguments();
 	/* A failure shows in the check. */
 	for (unsigned i = 0; i < f.n; i++)
 		munmap((void *)f.area[i].start, f.area[i].end - f.area[i].start);

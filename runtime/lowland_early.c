@@ -16,6 +16,7 @@
 
 /* Set once, here; read by lowland.c. */
 bool lowland_started;
+u64 lowland_stack_moved;
 
 static long syscall6(long nr, long a, long b, long c, long d, long e, long f)
 {
@@ -129,6 +130,7 @@ u64 lowland_early(u64 *sp)
 	__asm__ volatile("rep movsb" : "+S"(from), "+D"(to), "+c"(count) : : "memory");
 	sp = (u64 *)(old.start - distance);
 	patch(sp, aux, &old, distance);
+	lowland_stack_moved = distance;
 	lowland_started = true;
 	return (u64)sp;
 }
