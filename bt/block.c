@@ -19,11 +19,13 @@
 #define HASH_FUNCTION(key, len, hashv) ((hashv) = (unsigned)XXH3_64bits(key, len))
 
 #define MAX_BLOCKS 400000u
-#define MAX_LINKS  (2 * MAX_BLOCKS)
+#define MAX_LINKS  (3 * MAX_BLOCKS)
 
 static u32 front_index(u64 pc)
 {
-	return pc & (BT_FRONT_SIZE - 1);
+	/* Two kernel functions are often 64 KiB apart: bits 16..23 go in as well. The emitted code
+	 * computes the same without touching flags. */
+	return (u16)((u32)pc + __builtin_bswap32(pc));
 }
 
 static void front_set(struct bt *bt, u64 pc, u64 host)
@@ -208,7 +210,7 @@ static struct block *make(struct bt *bt)
 	}
 	gpa = (gpa_t)(host - c->mmu.ram->window);
 	if (bt->used + 2 * BT_BLOCK_ROOM > BT_AREA_SIZE || bt->n_blocks == MAX_BLOCKS ||
-	    bt->n_links + BT_MAX_EXITS >= MAX_LINKS)
+	    bt->n_links + BT_MAX_EXITS + 1 >= MAX_LINKS)
 		bt_flush(bt);
 	op_note_code(c, gpa & PAGE_MASK);
 	b = bt_translate(bt, host, PAGE_SIZE - (c->rip & ~PAGE_MASK));

@@ -9,7 +9,7 @@
 bool bt_eligible(const struct cpu *c)
 {
 	return c->translator && c->mode == INSN_MODE_64 && c->cpl == 0 && !c->slow &&
-	       (c->cr0 & CR0_PG) && !(c->sflags & FL_DF) && (s64)c->rip < 0 &&
+	       (c->cr0 & CR0_PG) && !(c->sflags & ~(u64)FL_IF) && (s64)c->rip < 0 &&
 	       (u64)(s64)(s32)c->rip == c->rip && c->seg[SEG_GS].base >= SHADOW_FIRST;
 }
 

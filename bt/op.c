@@ -26,6 +26,31 @@
 
 /* --- code pages --- */
 
+/*
+ * Pages are given up as code when they have been written many times and nothing new in them was
+ * decoded in between: a kernel's init text becomes data, and each write to a marked page is slow.
+ */
+#define WRITES_TO_GIVE_UP 16
+
+static void give_up_page(struct cpu *c, gpa_t page)
+{
+	struct engine *e = c->engine;
+	struct code_page **head = &e->page[page >> 12];
+
+	if (c->translator)
+		bt_code_written(c->translator, page, PAGE_SIZE);
+	while (*head) {
+		struct code_page *p = *head;
+
+		*head = p->next;
+		free(p);
+		e->code_pages--;
+	}
+	c->code_page = CODE_PAGE_NONE; /* it may be the page we are in */
+	c->mmu.ram->code[page >> 12] = 0;
+	c->stats->n[STAT_code_pages_given_up]++;
+}
+
 static void code_written(void *opaque, gpa_t gpa, u64 len)
 {
 	struct cpu *c = opaque;
@@ -38,10 +63,13 @@ static void code_written(void *opaque, gpa_t gpa, u64 len)
 	if (c->translator)
 		bt_code_written(c->translator, gpa, len);
 	c->stats->n[STAT_code_writes]++;
+	if (++c->engine->quiet_writes[gpa >> 12] >= WRITES_TO_GIVE_UP)
+		give_up_page(c, gpa & PAGE_MASK);
 }
 
 void op_note_code(struct cpu *c, gpa_t page)
 {
+	c->engine->quiet_writes[page >> 12] = 0;
 	if (c->mmu.ram->code[page >> 12])
 		return;
 	c->mmu.ram->code[page >> 12] = 1;
@@ -312,6 +340,7 @@ struct op *op_fetch(struct cpu *c)
 	avail = MIN((size_t)INSN_MAX_LEN, PAGE_SIZE - off);
 	if (c->mode != INSN_MODE_64)
 		avail = MIN(avail, (size_t)(c->seg[SEG_CS].limit - c->rip + 1));
+	c->engine->quiet_writes[(host - c->mmu.ram->window) >> 12] = 0;
 	o = op_make(c, host, avail, &index);
 	if (!o)
 		return fetch_slow(c, la, avail, host);
@@ -333,9 +362,10 @@ int engine_init(struct cpu *c, void *code_area)
 	e->count = 1;
 	e->pages = c->mmu.ram->high_end >> 12;
 	e->page = calloc(e->pages, sizeof(e->page[0]));
+	e->quiet_writes = calloc(e->pages, 1);
 	e->chunk = calloc(OP_MAX / OP_CHUNK, sizeof(e->chunk[0]));
 	e->decoder = decoder_new();
-	if (e->page && e->chunk && e->decoder) {
+	if (e->page && e->quiet_writes && e->chunk && e->decoder) {
 		e->thunks = thunks_new(c->stats, code_area);
 		err = e->thunks ? thunk_thread_enter(e->thunks, c) : -errno;
 	}
@@ -373,6 +403,7 @@ void engine_free(struct cpu *c)
 		decoder_free(e->decoder);
 	free(e->chunk);
 	free(e->page);
+	free(e->quiet_writes);
 	free(e);
 	c->engine = NULL;
 }

@@ -39,7 +39,8 @@ struct engine {
 	u32 count;               /* ops made; index 0 is never used */
 	struct code_page **page; /* by guest-physical page number */
 	u64 pages;
-	u32 code_pages; /* allocated */
+	u8 *quiet_writes; /* by page: writes since something in it was last decoded */
+	u32 code_pages;   /* allocated */
 	u8 bounce[192] __attribute__((aligned(64)));
 	FILE *log;
 	unsigned log_items;

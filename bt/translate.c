@@ -28,7 +28,7 @@ struct tr {
 	u8 *start;
 	u64 pc; /* of the block */
 	u64 at; /* of the instruction being translated */
-	struct recovery rec[6 * BT_MAX_INSNS + 16];
+	struct recovery rec[8 * BT_MAX_INSNS + 16];
 	unsigned n_rec;
 	struct {
 		u8 *rel32; /* to be pointed at the stub, later at the block */
@@ -357,6 +357,92 @@ static bool tr_stack(struct tr *t, const struct insn *in, exec_fn *f)
 	return false;
 }
 
+/* --- sensitive instructions, inline --- */
+
+/*
+ * While translated code runs, IF is the only bit of sflags that may be set (bt_eligible), so the
+ * byte that holds it is 0 or 2 and can be stored whole: nothing here touches the host's flags.
+ */
+static void store_if(struct tr *t, u8 byte)
+{
+	emit_bytes(&t->e, "\xc6\x04\x25", 3); /* mov byte [abs32], imm8 */
+	emit_u32(&t->e, CTX(t->bt, sflags) + 1);
+	emit_u8(&t->e, byte);
+}
+
+/* movzx r32, byte or word [abs32] */
+static void load_abs_zx(struct emit *e, unsigned reg, u32 addr, bool word)
+{
+	if (reg >= 8)
+		emit_u8(e, 0x44);
+	emit_u8(e, 0x0f);
+	emit_u8(e, word ? 0xb7 : 0xb6);
+	emit_u8(e, 0x04 | (reg & 7) << 3);
+	emit_u8(e, 0x25);
+	emit_u32(e, addr);
+}
+
+/* STI with an interrupt waiting is the single-step engine's: it casts the shadow and delivers. */
+static void tr_sti(struct tr *t)
+{
+	u8 *skip;
+
+	store_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
+	record(t, t->at, SPILL_RCX);
+	load_abs_zx(&t->e, GPR_RCX, CTX(t->bt, intr), false);
+	emit_bytes(&t->e, "\xe3\x00", 2); /* jrcxz */
+	skip = t->e.p;
+	load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
+	callout(t);
+	skip[-1] = t->e.p - skip;
+	record(t, t->at, SPILL_RCX);
+	load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
+	record(t, t->at, 0);
+	store_if(t, FL_IF >> 8);
+}
+
+/* The host's IF is always set and goes onto the stack with the rest: take it off if the guest's is
+ * clear. */
+static void tr_pushf(struct tr *t, const struct insn *in)
+{
+	emit_pushfq(&t->e);
+	record(t, t->at, RECOVER_NEVER);
+	store_abs(&t->e, GPR_RAX, CTX(t->bt, bt.spill[0]));
+	store_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
+	emit_bytes(&t->e, "\x0f\xb6\x44\x24\x01", 5); /* movzx eax, byte [rsp+1] */
+	load_abs_zx(&t->e, GPR_RCX, CTX(t->bt, sflags) + 1, false);
+	emit_bytes(&t->e, "\x8d\x44\x08\xfe", 4); /* lea eax, [rax+rcx-2] */
+	emit_bytes(&t->e, "\x88\x44\x24\x01", 4); /* mov [rsp+1], al */
+	record(t, t->at + in->len, SPILL_RAX | SPILL_RCX);
+	load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
+	record(t, t->at + in->len, SPILL_RAX);
+	load_abs(&t->e, GPR_RAX, CTX(t->bt, bt.spill[0]));
+}
+
+/* False: a callout. */
+static bool tr_sensitive(struct tr *t, const struct insn *in)
+{
+	if (in->map != INSN_MAP_1B)
+		return false;
+	switch (in->opcode) {
+	case 0x8c: /* mov from a segment register */
+		if (in->has_mem || in->opsize < 4 || in->rm == GPR_RSP ||
+		    (in->reg & 7) >= SEG_COUNT)
+			return false;
+		load_abs_zx(&t->e, in->rm, CTX(t->bt, seg[in->reg & 7].sel), true);
+		return true;
+	case 0x9c:
+		if (in->opsize != 8)
+			return false;
+		tr_pushf(t, in);
+		return true;
+	case 0xfa: store_if(t, 0); return true;
+	case 0xfb: tr_sti(t); return true;
+	case 0xfc: return true; /* CLD: DF is clear */
+	default: return false;
+	}
+}
+
 /* An instruction that does not end the block. False: it needs a callout. */
 static bool tr_ordinary(struct tr *t, const struct insn *in)
 {
@@ -365,6 +451,8 @@ static bool tr_ordinary(struct tr *t, const struct insn *in)
 
 	if (in->state)
 		return false;
+	if (f == exec_system || f == exec_mov_from_sreg)
+		return tr_sensitive(t, in);
 	if (f == exec_nop)
 		return true;
 	if (f == exec_lea)
@@ -540,7 +628,11 @@ struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail)
 	emit_stubs(&t);
 	b->tail = t.e.p - bt->rw;
 	record(&t, t.pc, 0);
+	/* Once dropped, the block's entry is a jump to here, and itself an exit that can be linked.
+	 */
+	bt->links[bt->n_links] = (struct link){.at = b->host + 1, .target = t.pc};
 	store_imm_abs(&t.e, CTX(bt, rip), t.pc);
+	store_imm_abs(&t.e, CTX(bt, bt.link), bt->n_links++);
 	jmp_to(&t, bt->exit_at);
 	BUG_ON(t.e.full);
 	b->host_len = t.e.p - t.start;
@@ -619,7 +711,10 @@ static void emit_lookup(struct tr *t)
 	u8 *to_miss;
 
 	bt->lookup_at = e->p - bt->rw;
-	emit_bytes(e, "\x0f\xb7\xc8", 3);     /* movzx ecx, ax */
+	emit_bytes(e, "\x89\xc1", 2);         /* mov ecx, eax */
+	emit_bytes(e, "\x0f\xc9", 2);         /* bswap ecx */
+	emit_bytes(e, "\x8d\x0c\x08", 3);     /* lea ecx, [rax+rcx] */
+	emit_bytes(e, "\x0f\xb7\xc9", 3);     /* movzx ecx, cx */
 	emit_bytes(e, "\x48\x8b\x14\xcd", 4); /* mov rdx, [front_tag + rcx*8] */
 	emit_u32(e, (u32)(uintptr_t)bt->front_tag);
 	emit_bytes(e, "\x48\x8d\x14\x10", 4); /* lea rdx, [rax+rdx]: 0 if it is the tag */
