@@ -171,6 +171,55 @@ static void catch_abort(struct vm *vm)
 	sigaction(SIGABRT, &sa, NULL);
 }
 
+/*
+ * Signals from outside are not for the vCPU thread: translated code has the guest's values in RSP and
+ * the FS base, so a handler could not run there. A thread of its own waits for them.
+ */
+static void *take_signals(void *unused)
+{
+	sigset_t kick;
+
+	(void)unused;
+	sigemptyset(&kick);
+	sigaddset(&kick, KICK_SIGNAL);
+	pthread_sigmask(SIG_SETMASK, &kick, NULL);
+	for (;;)
+		pause();
+	return NULL;
+}
+
+/* What only the vCPU thread can take: its own exceptions, and kicks. */
+static void block_outside_signals(sigset_t *old)
+{
+	static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT};
+	sigset_t set;
+	unsigned i;
+
+	sigfillset(&set);
+	for (i = 0; i < ARRAY_LEN(own); i++)
+		sigdelset(&set, own[i]);
+	sigdelset(&set, KICK_SIGNAL);
+	pthread_sigmask(SIG_SETMASK, &set, old);
+}
+
+/* The vCPU loop with signals where they belong. The thread that takes them lives as long as the
+ * process. */
+static int run_vcpu(struct vm *vm)
+{
+	struct lowland_thread taker;
+	sigset_t old;
+	int status = STATUS_ERROR, rc;
+
+	block_outside_signals(&old);
+	rc = lowland_thread_create(&taker, take_signals, NULL);
+	if (rc)
+		fprintf(stderr, "ringshift: cannot start a thread: %s\n", strerror(-rc));
+	else
+		status = vcpu_run(vm);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return status;
+}
+
 int vm_main(const struct config *cfg)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
@@ -192,7 +241,7 @@ int vm_main(const struct config *cfg)
 		if (rc)
 			fprintf(stderr, "ringshift: cannot start the console: %s\n", strerror(-rc));
 		else
-			status = vcpu_run(vm);
+			status = run_vcpu(vm);
 	}
 	if (vm->console)
 		console_destroy(vm->console);
