@@ -82,6 +82,8 @@ enum recover_action bt_on_kick(struct cpu *c, struct host_frame *f)
 		c->stats->n[STAT_bt_kicks]++;
 		return leave(bt, f);
 	}
+	if (f->rip >= (u64)bt->rx + bt->entered_at && f->rip < (u64)bt->rx + bt->enter_end)
+		return leave(bt, f); /* nothing has run yet */
 	if (f->rip >= (u64)bt->rx + bt->exit_at && f->rip < (u64)bt->rx + bt->exit_end)
 		return RECOVER_RESUME; /* on the way out anyway */
 	f->rflags |= FL_TF;

@@ -658,6 +658,10 @@ static void emit_base(struct emit *e, bool gs) /* wrfsbase/wrgsbase rax */
 	emit_bytes(e, gs ? "\xf3\x48\x0f\xae\xd8" : "\xf3\x48\x0f\xae\xd0", 5);
 }
 
+/*
+ * Attention may have been set since bt_run looked: the entry looks once more, from a place where a
+ * kick's handler knows what to do (bt_on_kick). Until the jump the guest's state is in the context.
+ */
 static void emit_enter(struct tr *t)
 {
 	struct emit *e = &t->e;
@@ -666,6 +670,11 @@ static void emit_enter(struct tr *t)
 	for (i = 0; i < ARRAY_LEN(kept_by_c); i++)
 		emit_push(e, kept_by_c[i]);
 	store_abs(e, GPR_RSP, CTX(t->bt, host_rsp));
+	t->bt->entered_at = e->p - t->bt->rw;
+	emit_bytes(e, "\x8b\x0c\x25", 3); /* mov ecx, [attention] */
+	emit_u32(e, CTX(t->bt, attention));
+	emit_bytes(e, "\xe3\x05", 2); /* jrcxz over the jump */
+	jmp_to(t, t->bt->leave_at);
 	store_abs(e, GPR_RDI, CTX(t->bt, bt.jump));
 	load_abs(e, GPR_RAX, CTX(t->bt, bt.fs_base));
 	emit_base(e, false);
@@ -678,6 +687,7 @@ static void emit_enter(struct tr *t)
 		load_abs(e, i, CTX(t->bt, gpr[i]));
 	emit_bytes(e, "\xff\x24\x25", 3); /* jmp [bt.jump] */
 	emit_u32(e, CTX(t->bt, bt.jump));
+	t->bt->enter_end = e->p - t->bt->rw;
 }
 
 static void emit_exit(struct tr *t)
@@ -745,9 +755,9 @@ void bt_emit_common(struct bt *bt)
 
 	t.start = bt->rw + bt->used;
 	t.e = (struct emit){.p = t.start, .end = t.start + BT_BLOCK_ROOM};
-	bt->enter = (void (*)(u64))(void *)(bt->rx + bt->used);
-	emit_enter(&t);
 	emit_exit(&t);
+	bt->enter = (void (*)(u64))(void *)(bt->rx + (t.e.p - bt->rw));
+	emit_enter(&t);
 	emit_lookup(&t);
 	BUG_ON(t.e.full);
 	bt->used = bt->fixed = ALIGN_UP(t.e.p - bt->rw, 64);

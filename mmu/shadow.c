@@ -149,13 +149,26 @@ static void note_non_global(struct shadow *s, gva_t va)
 	s->non_global[s->n_non_global++] = va;
 }
 
-static void map(struct shadow *s, gva_t va, gpa_t gpa, u64 len, bool write)
+/* False: the host has no more room for mappings, and now there are none of ours. */
+static bool map(struct shadow *s, gva_t va, gpa_t gpa, u64 len, bool write)
 {
 	void *p = mmap(host_of(va), len, PROT_READ | (write ? PROT_WRITE : 0),
 		       MAP_SHARED | MAP_FIXED, s->ram->fd, ram_offset(s->ram, gpa));
 
-	BUG_ON(p == MAP_FAILED);
 	s->stats->n[STAT_shadow_fills]++;
+	if (p != MAP_FAILED)
+		return true;
+	shadow_flush_all(s);
+	return false;
+}
+
+/* The same. */
+static bool make_read_only(struct shadow *s, gva_t page)
+{
+	if (!mprotect(host_of(page), PAGE_SIZE, PROT_READ))
+		return true;
+	shadow_flush_all(s);
+	return false;
 }
 
 static void map_large(struct shadow *s, gva_t va, gpa_t gpa, u8 flags)
@@ -171,10 +184,11 @@ static void map_large(struct shadow *s, gva_t va, gpa_t gpa, u8 flags)
 	}
 	r->gpfn[0] = gpa >> 12;
 	r->flags[0] = flags;
-	map(s, va, gpa, REGION_SIZE, flags & PAGE_WRITE);
+	if (!map(s, va, gpa, REGION_SIZE, flags & PAGE_WRITE))
+		return;
 	for (off = 0; (flags & PAGE_WRITE) && off < REGION_SIZE; off += PAGE_SIZE)
-		if (s->ram->code[(gpa + off) >> 12])
-			mprotect(host_of(va + off), PAGE_SIZE, PROT_READ);
+		if (s->ram->code[(gpa + off) >> 12] && !make_read_only(s, va + off))
+			return;
 }
 
 static void map_small(struct shadow *s, gva_t va, gpa_t gpa, u8 flags)
@@ -235,14 +249,15 @@ void shadow_revoke_write(struct shadow *s, gpa_t page)
 
 		if (r->large) {
 			if ((r->flags[0] & PAGE_WRITE) && gpfn - r->gpfn[0] < REGION_PAGES)
-				mprotect(host_of(va + (u64)(gpfn - r->gpfn[0]) * PAGE_SIZE),
-					 PAGE_SIZE, PROT_READ);
+				if (!make_read_only(s, va + (u64)(gpfn - r->gpfn[0]) * PAGE_SIZE))
+					return;
 			continue;
 		}
 		for (i = 0; r->used && i < REGION_PAGES; i++)
 			if ((r->flags[i] & PAGE_WRITE) && r->gpfn[i] == gpfn) {
-				mprotect(host_of(va + i * PAGE_SIZE), PAGE_SIZE, PROT_READ);
 				r->flags[i] &= ~PAGE_WRITE;
+				if (!make_read_only(s, va + i * PAGE_SIZE))
+					return;
 			}
 	}
 }
