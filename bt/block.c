@@ -5,6 +5,8 @@
  * chained to it leaves; its room comes back with the next flush.
  */
 #define _GNU_SOURCE
+#include "bt_log.h"
+#include "lockstep.h"
 #include "translate.h"
 
 #include <errno.h>
@@ -69,6 +71,8 @@ static void block_forget(struct bt *bt, struct block *b)
 	rel = b->tail - (b->host + 5);
 	memcpy(p + 1, &rel, 4);
 	bt->c->stats->n[STAT_bt_dropped]++;
+	if (bt_log_wants(bt->c, LOG_SMC))
+		bt_log_dropped(bt->c, b);
 }
 
 static void page_drop(struct bt *bt, struct code_va *v, unsigned first, unsigned last)
@@ -108,6 +112,8 @@ static void unlink_alias(struct bt *bt, struct code_va *v)
 
 static void va_drop(struct bt *bt, struct code_va *v)
 {
+	if (bt_log_wants(bt->c, LOG_MMU))
+		bt_log_moved(bt->c, v->page, v->gpa);
 	page_drop(bt, v, 0, PAGE_SIZE);
 	unlink_alias(bt, v);
 	bt->n_non_global -= !v->global;
@@ -150,7 +156,10 @@ void bt_flush(struct bt *bt)
 	u32 i;
 
 	HASH_CLEAR(hh, bt->blocks);
+	if (bt->n_blocks >= BT_FRONT_SIZE / 16)
+		front_clear(bt);
 	for (i = 0; i < bt->n_blocks; i++) {
+		front_drop(bt, bt->by_host[i]->pc);
 		free(bt->by_host[i]->recovery);
 		free(bt->by_host[i]);
 	}
@@ -164,7 +173,6 @@ void bt_flush(struct bt *bt)
 	bt->n_links = 1; /* 0: none */
 	bt->generation++;
 	bt->used = bt->fixed;
-	front_clear(bt);
 	bt->c->stats->n[STAT_bt_flushes]++;
 }
 
@@ -209,7 +217,8 @@ static struct block *make(struct bt *bt)
 		host = t.host;
 	}
 	gpa = (gpa_t)(host - c->mmu.ram->window);
-	if (bt->used + 2 * BT_BLOCK_ROOM > BT_AREA_SIZE || bt->n_blocks == MAX_BLOCKS ||
+	if (bt->used + 2 * BT_BLOCK_ROOM > bt->limit || bt->n_blocks == MAX_BLOCKS ||
+	    (bt->flush_every && bt->n_blocks >= bt->flush_every) ||
 	    bt->n_links + BT_MAX_EXITS + 1 >= MAX_LINKS)
 		bt_flush(bt);
 	op_note_code(c, gpa & PAGE_MASK);
@@ -219,7 +228,19 @@ static struct block *make(struct bt *bt)
 	b->va->blocks = b;
 	bt->by_host[bt->n_blocks++] = b;
 	HASH_ADD(hh, bt->blocks, pc, sizeof(b->pc), b);
+	if (bt_log_wants(c, LOG_IN_ASM | LOG_OUT_ASM))
+		bt_log_block(bt, b, host);
 	return b;
+}
+
+struct block *bt_find_block(struct bt *bt)
+{
+	u64 pc = bt->c->rip;
+	struct block *b;
+
+	bt->c->stats->n[STAT_bt_lookups]++;
+	HASH_FIND(hh, bt->blocks, &pc, sizeof(pc), b);
+	return b ? b : make(bt);
 }
 
 u64 bt_find(struct bt *bt)
@@ -229,14 +250,12 @@ u64 bt_find(struct bt *bt)
 
 	if (likely(host))
 		return host;
-	bt->c->stats->n[STAT_bt_lookups]++;
-	HASH_FIND(hh, bt->blocks, &pc, sizeof(pc), b);
-	if (!b)
-		b = make(bt);
+	b = bt_find_block(bt);
 	if (!b)
 		return 0;
 	host = (u64)(bt->rx + b->host);
-	front_set(bt, pc, host);
+	if (likely(!bt->lockstep)) /* which wants each block to come back */
+		front_set(bt, pc, host);
 	return host;
 }
 
@@ -290,7 +309,9 @@ void bt_free(struct cpu *c)
 	if (bt->by_host && bt->by_gpa && bt->front_tag)
 		bt_flush(bt);
 	shadow_free(bt->shadow);
+	lockstep_free(bt->lockstep);
 	c->mmu.shadow = NULL;
+	c->mmu.watch_writes = false;
 	if (bt->rx != MAP_FAILED)
 		munmap(bt->rx, BT_AREA_SIZE);
 	if (bt->rw != MAP_FAILED)
@@ -321,6 +342,23 @@ static int map_area(struct bt *bt, u8 *at)
 	return bt->rw == MAP_FAILED ? -errno : 0;
 }
 
+int bt_configure(struct cpu *c, const struct bt_options *o)
+{
+	struct bt *bt = c->translator;
+
+	bt->one_insn = o->one_insn;
+	bt->no_chain = o->no_chain || o->lockstep;
+	bt->flush_every = o->flush_every;
+	bt->check_recovery = o->check_recovery;
+	if (o->cache_size)
+		bt->limit = MIN(MAX(o->cache_size, BT_CACHE_MIN), (u64)BT_AREA_SIZE);
+	if (o->lockstep) {
+		bt->lockstep = lockstep_new(bt, o->lockstep);
+		c->mmu.watch_writes = true;
+	}
+	return o->lockstep && !bt->lockstep ? -ENOMEM : 0;
+}
+
 int bt_init(struct cpu *c, void *area)
 {
 	struct bt *bt = calloc(1, sizeof(*bt));
@@ -335,6 +373,7 @@ int bt_init(struct cpu *c, void *area)
 	c->translator = bt;
 	bt->c = c;
 	bt->fd = -1;
+	bt->limit = BT_AREA_SIZE;
 	bt->rx = bt->rw = MAP_FAILED;
 	bt->by_host = calloc(MAX_BLOCKS, sizeof(bt->by_host[0]));
 	bt->by_gpa = calloc(c->mmu.ram->high_end >> 12, sizeof(bt->by_gpa[0]));

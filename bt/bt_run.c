@@ -3,6 +3,7 @@
  */
 #include "bt_run.h"
 
+#include "lockstep.h"
 #include "mem.h"
 #include "translate.h"
 
@@ -20,6 +21,19 @@ static void consider_promotion(struct bt *bt, u64 why)
 		bt_mark_step_site(bt, bt->c->rip);
 }
 
+void bt_enter(struct bt *bt, u64 host)
+{
+	struct cpu *c = bt->c;
+
+	c->bt.fs_base = c->seg[SEG_GS].base + SHADOW_BIAS;
+	c->bt.step = c->bt.link = 0;
+	c->gpr[GPR_RSP] += SHADOW_BIAS;
+	c->stats->n[STAT_bt_entries]++;
+	bt->enter(host);
+	c->gpr[GPR_RSP] -= SHADOW_BIAS;
+	c->aflags &= FL_ARITH;
+}
+
 void bt_run(struct cpu *c)
 {
 	struct bt *bt = c->translator;
@@ -27,21 +41,17 @@ void bt_run(struct cpu *c)
 	u32 generation = bt->generation;
 
 	while (!atomic_load_explicit(&c->attention, memory_order_relaxed) && bt_eligible(c)) {
-		host = bt_find(bt);
-		if (!host) {
-			op_step(c);
-			link = 0;
-			continue;
+		if (likely(!bt->lockstep) || !lockstep_run(bt->lockstep)) {
+			host = bt_find(bt);
+			if (!host) {
+				op_step(c);
+				link = 0;
+				continue;
+			}
+			if (link && generation == bt->generation && !bt->no_chain)
+				bt_link(bt, link, host);
+			bt_enter(bt, host);
 		}
-		if (link && generation == bt->generation && !bt->no_chain)
-			bt_link(bt, link, host);
-		c->bt.fs_base = c->seg[SEG_GS].base + SHADOW_BIAS;
-		c->bt.step = c->bt.link = 0;
-		c->gpr[GPR_RSP] += SHADOW_BIAS;
-		c->stats->n[STAT_bt_entries]++;
-		bt->enter(host);
-		c->gpr[GPR_RSP] -= SHADOW_BIAS;
-		c->aflags &= FL_ARITH;
 		link = c->bt.link;
 		generation = bt->generation;
 		step = c->bt.step;

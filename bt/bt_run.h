@@ -12,6 +12,18 @@
 MUST_CHECK int bt_init(struct cpu *c, void *area);
 void bt_free(struct cpu *c);
 
+/* Testing aids. To be set before the guest runs, with nothing in the software TLB. */
+#define BT_CACHE_MIN (64 * KIB)
+struct bt_options {
+	u64 cache_size;  /* bytes of code before everything is flushed; 0: all there is room for */
+	u64 flush_every; /* blocks made before everything is flushed; 0: no limit */
+	u64 lockstep;    /* executions of each block that are compared with stepping; 0: none */
+	bool one_insn;   /* per block */
+	bool no_chain;
+	bool check_recovery; /* of each block as it is made */
+};
+MUST_CHECK int bt_configure(struct cpu *c, const struct bt_options *o);
+
 /* Translations of code pages may have changed (INVLPG, CR3, CR4): drop blocks that are no longer
  * where they were. va matters for BT_PAGE. */
 enum bt_scope { BT_PAGE, BT_NON_GLOBAL, BT_ALL };

@@ -10,6 +10,9 @@
 
 #include <string.h>
 
+#include "lockstep.h"
+#include "translate.h"
+
 /* --- segmentation --- */
 
 static NORETURN void segment_fault(struct cpu *c, unsigned seg)
@@ -87,6 +90,8 @@ static enum mmu_kind resolve(struct cpu *c, gva_t la, enum mmu_access access, bo
 
 	if (unlikely(k == MMU_FAULT))
 		cpu_raise_pf(c, la, t->error);
+	if (unlikely(c->mmu.watch_writes))
+		lockstep_note_access(c->translator->lockstep, k, access, t->gpa);
 	return k;
 }
 

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "bt_log.h"
 #include "mem.h"
 #include "translate.h"
 
@@ -37,6 +38,8 @@ static void give_up_page(struct cpu *c, gpa_t page)
 	struct engine *e = c->engine;
 	struct code_page **head = &e->page[page >> 12];
 
+	if (bt_log_wants(c, LOG_SMC))
+		bt_log_give_up(c, page);
 	if (c->translator)
 		bt_code_written(c->translator, page, PAGE_SIZE);
 	while (*head) {
@@ -51,17 +54,32 @@ static void give_up_page(struct cpu *c, gpa_t page)
 	c->stats->n[STAT_code_pages_given_up]++;
 }
 
+static unsigned slots_used(const struct code_page *p, unsigned first, unsigned last)
+{
+	unsigned n = 0;
+
+	while (first < last)
+		n += p->slot[first++] != 0;
+	return n;
+}
+
 static void code_written(void *opaque, gpa_t gpa, u64 len)
 {
 	struct cpu *c = opaque;
 	struct code_page *p = c->engine->page[gpa >> 12];
-	unsigned first = gpa & ~PAGE_MASK, last = first + len;
+	unsigned first = gpa & ~PAGE_MASK, last = first + len, slots = 0;
+	u64 dropped = c->stats->n[STAT_bt_dropped];
 
 	first = first < INSN_MAX_LEN ? 0 : first - (INSN_MAX_LEN - 1);
-	for (; p; p = p->next)
+	for (; p; p = p->next) {
+		if (bt_log_wants(c, LOG_SMC))
+			slots += slots_used(p, first, last);
 		memset(p->slot + first, 0, (last - first) * sizeof(p->slot[0]));
+	}
 	if (c->translator)
 		bt_code_written(c->translator, gpa, len);
+	if (bt_log_wants(c, LOG_SMC))
+		bt_log_code_write(c, gpa, len, slots, c->stats->n[STAT_bt_dropped] - dropped);
 	c->stats->n[STAT_code_writes]++;
 	if (++c->engine->quiet_writes[gpa >> 12] >= WRITES_TO_GIVE_UP)
 		give_up_page(c, gpa & PAGE_MASK);
@@ -140,10 +158,11 @@ static struct op *op_alloc(struct cpu *c)
 
 static void op_log(struct cpu *c, const struct op *o)
 {
-	char text[128];
+	u64 la = c->seg[SEG_CS].base + c->rip;
+	char text[128], name[LOG_NAME_LEN];
 	unsigned i;
 
-	fprintf(c->engine->log, "0x%016llx: ", (unsigned long long)(c->seg[SEG_CS].base + c->rip));
+	fprintf(c->engine->log, "0x%016llx%s: ", (unsigned long long)la, log_name(c, la, name));
 	for (i = 0; i < o->in.len; i++)
 		fprintf(c->engine->log, " %02x", o->in.bytes[i]);
 	fprintf(c->engine->log, "  %s\n",
@@ -280,7 +299,8 @@ static struct op *fetch_slow(struct cpu *c, gva_t la, size_t have, const u8 *byt
 	u32 index;
 	size_t n;
 
-	memcpy(buf, bytes, have);
+	if (have)
+		memcpy(buf, bytes, have);
 	for (n = have; n < INSN_MAX_LEN;) {
 		gva_t at = la + n;
 
@@ -419,4 +439,12 @@ void engine_set_log(struct cpu *c, FILE *f, unsigned items)
 	c->engine->log_items = items;
 	c->trace = items & LOG_CPU;
 	cpu_update_slow(c);
+	bt_log_watch_shadow(c);
+}
+
+void engine_set_symbols(struct cpu *c, const char *(*fn)(void *opaque, u64 addr, u64 *off),
+			void *opaque)
+{
+	c->engine->symbol = fn;
+	c->engine->symbol_opaque = opaque;
 }

@@ -44,6 +44,9 @@ struct engine {
 	u8 bounce[192] __attribute__((aligned(64)));
 	FILE *log;
 	unsigned log_items;
+	/* Name and offset of an address, for logs and reports; NULL: no symbols were given. */
+	const char *(*symbol)(void *opaque, u64 addr, u64 *off);
+	void *symbol_opaque;
 };
 
 static inline struct op *op_at(const struct engine *e, u32 index)

@@ -16,7 +16,7 @@
 #include "translate.h"
 
 /* Write the guest's state at a host address to c. False if it is not recoverable just there. */
-static bool recover(struct bt *bt, struct block *b, const struct host_frame *f)
+static bool recover(struct bt *bt, struct block *b, const struct host_frame *f, bool *behind_sti)
 {
 	u32 off = f->rip - (u64)bt->rx - b->host, i;
 	const struct recovery *r = b->recovery;
@@ -35,6 +35,7 @@ static bool recover(struct bt *bt, struct block *b, const struct host_frame *f)
 		c->gpr[GPR_RDX] = c->bt.spill[2];
 	c->aflags = f->rflags;
 	c->rip = b->pc + r->guest;
+	*behind_sti = r->spills & RECOVER_STI;
 	return true;
 }
 
@@ -48,6 +49,7 @@ enum recover_action bt_on_fault(struct cpu *c, struct host_frame *f)
 {
 	struct bt *bt = c->translator;
 	struct block *b;
+	bool behind_sti;
 	gva_t va = f->cr2 - SHADOW_BIAS;
 	enum shadow_fill how = SHADOW_IO;
 
@@ -60,7 +62,7 @@ enum recover_action bt_on_fault(struct cpu *c, struct host_frame *f)
 			return RECOVER_RESUME;
 	}
 	b = bt_block_at(bt, f->rip);
-	if (!b || !recover(bt, b, f))
+	if (!b || !recover(bt, b, f, &behind_sti))
 		return RECOVER_NOT_OURS;
 	c->bt.step = how == SHADOW_CODE ? 2 : how == SHADOW_FAULT ? 3 : 4;
 	return leave(bt, f);
@@ -70,15 +72,20 @@ enum recover_action bt_on_kick(struct cpu *c, struct host_frame *f)
 {
 	struct bt *bt = c->translator;
 	struct block *b;
+	bool behind_sti;
 
 	f->rflags &= ~(u64)FL_TF;
 	if (!bt || f->rip - (u64)bt->rx >= BT_AREA_SIZE)
 		return RECOVER_NOT_OURS;
-	if (!atomic_load_explicit(&c->attention, memory_order_relaxed))
-		return RECOVER_RESUME;
+	if (!atomic_load_explicit(&c->attention, memory_order_relaxed) || bt->lockstep)
+		return RECOVER_RESUME; /* with lockstep no block leads to another */
 	b = bt_block_at(bt, f->rip);
-	if (b && recover(bt, b, f)) {
+	if (b && recover(bt, b, f, &behind_sti)) {
 		c->bt.step = 0;
+		if (behind_sti) {
+			c->shadow = SHADOW_STI;
+			cpu_update_slow(c);
+		}
 		c->stats->n[STAT_bt_kicks]++;
 		return leave(bt, f);
 	}

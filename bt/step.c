@@ -16,6 +16,7 @@
 
 #include <string.h>
 
+#include "bt_log.h"
 #include "mem.h"
 #include "bt_run.h"
 #include "op.h"
@@ -79,13 +80,14 @@ static enum fault_kind kind_of(unsigned vector)
 static void log_event(struct cpu *c, const char *what, unsigned vector)
 {
 	struct engine *e = c->engine;
+	char name[LOG_NAME_LEN];
 
 	if (!(e->log_items & LOG_INT))
 		return;
-	fprintf(e->log, "%s v=%02x e=%04x cpl=%u ip=%04x:%016llx sp=%04x:%016llx cr2=%016llx\n",
+	fprintf(e->log, "%s v=%02x e=%04x cpl=%u ip=%04x:%016llx%s sp=%04x:%016llx cr2=%016llx\n",
 		what, vector, c->exc.error, c->cpl, c->seg[SEG_CS].sel, (unsigned long long)c->rip,
-		c->seg[SEG_SS].sel, (unsigned long long)c->gpr[GPR_RSP],
-		(unsigned long long)c->cr2);
+		log_name(c, c->seg[SEG_CS].base + c->rip, name), c->seg[SEG_SS].sel,
+		(unsigned long long)c->gpr[GPR_RSP], (unsigned long long)c->cr2);
 }
 
 /*
@@ -321,11 +323,12 @@ static void dump_segment(FILE *out, const char *name, const struct seg_reg *s)
 static void dump_code(struct cpu *c, FILE *out)
 {
 	gva_t la = c->mode == INSN_MODE_64 ? c->rip : (u32)(c->rip + c->seg[SEG_CS].base);
+	char name[LOG_NAME_LEN];
 	struct walk w;
 	unsigned i;
 	u8 b;
 
-	fprintf(out, "Code at %016llx:", (unsigned long long)la);
+	fprintf(out, "Code at %016llx%s:", (unsigned long long)la, log_name(c, la, name));
 	for (i = 0; i < INSN_MAX_LEN; i++) {
 		if (mmu_probe(c->mmu.ram, &c->mmu.pg, la + i, MMU_EXEC, false, &w) ||
 		    ram_read(c->mmu.ram, w.gpa, &b, 1))

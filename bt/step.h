@@ -23,9 +23,24 @@ MUST_CHECK int engine_catch_kick(struct cpu *c, void (*kick)(struct cpu *c));
 /* State as text for reports: registers, segments, control registers, bytes at RIP. */
 void cpu_dump(struct cpu *c, FILE *out);
 
-/* What `-d` asks for. in_asm: each instruction's text as it is first decoded; int: exceptions and
- * interrupts; cpu: registers before each instruction (slow). */
-enum { LOG_IN_ASM = 1, LOG_INT = 2, LOG_CPU = 4, LOG_UNIMP = 8 };
+/* What `-d` asks for. in_asm: each instruction's text as it is first decoded or translated; int:
+ * exceptions and interrupts; cpu: registers before each instruction (slow); out_asm: what each
+ * instruction became; mmu: the shadow's fills and flushes; smc: writes to code. 16 is the machine's
+ * (cmdline.h). */
+enum {
+	LOG_IN_ASM = 1,
+	LOG_INT = 2,
+	LOG_CPU = 4,
+	LOG_UNIMP = 8,
+	LOG_OUT_ASM = 32,
+	LOG_MMU = 64,
+	LOG_SMC = 128,
+};
+/* After bt_init, if there is a translator. */
 void engine_set_log(struct cpu *c, FILE *f, unsigned items);
+/* Names for addresses in logs and reports: fn gives the symbol an address lies in and how far, or
+ * NULL. Async-signal-safe. */
+void engine_set_symbols(struct cpu *c, const char *(*fn)(void *opaque, u64 addr, u64 *off),
+			void *opaque);
 
 #endif

@@ -51,6 +51,25 @@ void *thunk_guard_operand(struct thunks *t, const struct masked_operand *m)
 	return t->masked_at;
 }
 
+#ifdef __SANITIZE_ADDRESS__
+void __asan_unpoison_memory_region(const volatile void *at, size_t len);
+#else
+static void __asan_unpoison_memory_region(const volatile void *at, size_t len)
+{
+	(void)at;
+	(void)len;
+}
+#endif
+
+/* The frames between the run loop (unwind[2] is its stack pointer) and the thunk will not return.
+ * AddressSanitizer cannot see that from another stack. */
+static void forget_frames(const struct cpu *c)
+{
+	const u8 *sp = c->unwind[2];
+
+	__asan_unpoison_memory_region(sp - 64 * KIB, 64 * KIB);
+}
+
 static NORETURN void thunk_abandoned(struct cpu *c, struct thunks *t)
 {
 	asm volatile("fninit\n\tldmxcsr %0" ::"m"(c->host_mxcsr));
@@ -58,6 +77,7 @@ static NORETURN void thunk_abandoned(struct cpu *c, struct thunks *t)
 		asm volatile("vzeroupper");
 	bool x87 = c->x87_live;
 
+	forget_frames(c);
 	c->x87_live = false;
 	t->stats->n[STAT_thunk_faults]++;
 	switch (t->trapno) {

@@ -28,6 +28,8 @@ struct tr {
 	u8 *start;
 	u64 pc; /* of the block */
 	u64 at; /* of the instruction being translated */
+	u64 behind_sti; /* address of the instruction after the last STI, 0: none */
+	u32 stop; /* guest offset of the callout at the end, ~0: none */
 	struct recovery rec[8 * BT_MAX_INSNS + 16];
 	unsigned n_rec;
 	struct {
@@ -45,7 +47,7 @@ static void record(struct tr *t, u64 pc, u8 spills)
 	BUG_ON(t->n_rec >= ARRAY_LEN(t->rec));
 	r->host = t->e.p - t->start;
 	r->guest = pc - t->pc;
-	r->spills = spills;
+	r->spills = spills | (pc == t->behind_sti ? RECOVER_STI : 0);
 	t->n_rec++;
 }
 
@@ -129,6 +131,7 @@ static void jump_direct(struct tr *t, u64 target)
 static void callout(struct tr *t)
 {
 	record(t, t->at, 0);
+	t->stop = t->at - t->pc;
 	store_imm_abs(&t->e, CTX(t->bt, rip), t->at);
 	store_imm_abs(&t->e, CTX(t->bt, bt.step), 1);
 	jmp_to(t, t->bt->exit_at);
@@ -161,6 +164,23 @@ static bool is_segment_prefix(u8 b)
 	return (b & 0xe7) == 0x26 || (b & 0xfe) == 0x64;
 }
 
+static bool is_rex(u8 b)
+{
+	return (b & 0xf0) == 0x40;
+}
+
+static bool is_prefix(u8 b)
+{
+	return is_segment_prefix(b) || is_rex(b) || (b & 0xfe) == 0x66 || b == 0xf0 ||
+	       (b & 0xfe) == 0xf2;
+}
+
+/* A REX that another prefix follows means nothing, and must not come to. */
+static bool void_rex(const struct insn *in, unsigned i)
+{
+	return is_rex(in->bytes[i]) && i + 1 < in->off_opcode && is_prefix(in->bytes[i + 1]);
+}
+
 /* The instruction without segment prefixes, with another prefix in front (0: none). */
 static void copy_plain(struct tr *t, const struct insn *in, u8 prefix)
 {
@@ -168,10 +188,8 @@ static void copy_plain(struct tr *t, const struct insn *in, u8 prefix)
 
 	if (prefix)
 		emit_u8(&t->e, prefix);
-	for (; i < in->off_opcode && (is_segment_prefix(in->bytes[i]) || in->bytes[i] == 0x66 ||
-				      in->bytes[i] == 0xf0 || (in->bytes[i] & 0xfe) == 0xf2);
-	     i++)
-		if (!is_segment_prefix(in->bytes[i]))
+	for (; i < in->off_opcode && is_prefix(in->bytes[i]); i++)
+		if (!is_segment_prefix(in->bytes[i]) && !void_rex(in, i))
 			emit_u8(&t->e, in->bytes[i]);
 	emit_bytes(&t->e, in->bytes + i, in->len - i);
 }
@@ -182,9 +200,19 @@ static void copy_rip_relative(struct tr *t, const struct insn *in, u8 prefix, u6
 
 	if (prefix)
 		emit_u8(&t->e, prefix);
-	for (i = 0; i < in->off_modrm; i++)
-		if (i >= in->off_opcode || !is_segment_prefix(in->bytes[i]))
-			emit_u8(&t->e, in->bytes[i]);
+	for (i = 0; i < in->off_modrm; i++) {
+		u8 b = in->bytes[i];
+
+		if (i < in->off_opcode && (is_segment_prefix(b) || void_rex(in, i)))
+			continue;
+		/* X means nothing without a SIB byte, and would now make R12 the index. */
+		if (in->enc == INSN_LEGACY && i < in->off_opcode && is_rex(b))
+			b &= ~2;
+		if (in->enc == INSN_VEX && in->bytes[in->off_opcode] == 0xc4 &&
+		    i == in->off_opcode + 1u)
+			b |= 0x40;
+		emit_u8(&t->e, b);
+	}
 	emit_u8(&t->e, (in->modrm & 0x38) | 4);
 	emit_u8(&t->e, 0x25);
 	emit_u32(&t->e, addr);
@@ -394,11 +422,13 @@ static void tr_sti(struct tr *t)
 	skip = t->e.p;
 	load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	callout(t);
+	t->stop = ~0u; /* not the block's end */
 	skip[-1] = t->e.p - skip;
 	record(t, t->at, SPILL_RCX);
 	load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	record(t, t->at, 0);
 	store_if(t, FL_IF >> 8);
+	t->behind_sti = t->at + 1;
 }
 
 /* The host's IF is always set and goes onto the stack with the rest: take it off if the guest's is
@@ -581,7 +611,7 @@ static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
 
 	for (;;) {
 		int len;
-		bool wants_thunk;
+		bool wants_thunk, last;
 		exec_fn *f;
 
 		t->at = t->pc + done;
@@ -598,12 +628,15 @@ static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
 				callout(t);
 			return done + len;
 		}
-		if (!tr_ordinary(t, &in)) {
+		last = n + 1 == (bt->one_insn ? 1 : BT_MAX_INSNS) || done + len >= avail;
+		/* An interrupt may come between blocks, but not behind STI. */
+		if ((last && in.map == INSN_MAP_1B && in.opcode == 0xfb) || !tr_ordinary(t, &in)) {
 			callout(t);
 			return done + len;
 		}
 		done += len;
-		if (++n == (bt->one_insn ? 1 : BT_MAX_INSNS) || done >= avail) {
+		n++;
+		if (last) {
 			t->at = t->pc + done;
 			record(t, t->at, 0);
 			jump_direct(t, t->at);
@@ -615,7 +648,7 @@ static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
 struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail)
 {
 	static const unsigned align = 16;
-	struct tr t = {.bt = bt, .pc = bt->c->rip};
+	struct tr t = {.bt = bt, .pc = bt->c->rip, .stop = ~0u};
 	struct block *b = calloc(1, sizeof(*b));
 
 	BUG_ON(!b);
@@ -625,6 +658,7 @@ struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail)
 	b->pc = t.pc;
 	b->host = bt->used;
 	b->len = tr_block(&t, code, avail);
+	b->stop = MIN(t.stop, b->len);
 	emit_stubs(&t);
 	b->tail = t.e.p - bt->rw;
 	record(&t, t.pc, 0);
@@ -644,6 +678,8 @@ struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail)
 	bt->c->stats->n[STAT_bt_blocks]++;
 	bt->c->stats->n[STAT_bt_guest_bytes] += b->len;
 	bt->c->stats->n[STAT_bt_host_bytes] += b->host_len;
+	if (unlikely(bt->check_recovery))
+		bt_check_recovery(bt, b, code);
 	return b;
 }
 

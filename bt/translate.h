@@ -20,8 +20,9 @@
 #define BT_FRONT_SIZE (1u << BT_FRONT_BITS)
 #define BT_BLOCK_ROOM 8192u /* host bytes a block can take at most */
 
-/* Which spilled registers hold the guest's value (cpu->bt.spill) at a host offset. */
-enum { SPILL_RAX = 1, SPILL_RCX = 2, SPILL_RDX = 4, RECOVER_NEVER = 128 };
+/* Which spilled registers hold the guest's value (cpu->bt.spill) at a host offset. RECOVER_STI: the
+ * instruction about to be executed follows STI, so no interrupt comes before it. */
+enum { SPILL_RAX = 1, SPILL_RCX = 2, SPILL_RDX = 4, RECOVER_STI = 64, RECOVER_NEVER = 128 };
 
 /* From host offset `host` of its block on, the guest's state is that before the instruction at
  * guest offset `guest`, but for spilled registers. */
@@ -33,6 +34,8 @@ struct recovery {
 struct block {
 	u64 pc;             /* guest linear address */
 	u32 len;            /* guest bytes covered */
+	u32 stop;           /* guest offset of the callout that ends it; len: none does */
+	u32 runs;           /* counted by the lockstep check only */
 	u32 host, host_len; /* offset in the area */
 	u32 tail;           /* area offset of the code that leaves for pc, once it is dropped */
 	struct code_va *va;
@@ -77,14 +80,19 @@ struct bt {
 	u32 n_links;
 	u64 *front_tag, *front_host; /* below 2 GiB; tag: minus the guest PC */
 	u8 *step_site; /* bitmap by hash of PC: instructions that are always stepped */
-	bool no_chain, one_insn;
-	u64 flush_every;
+	bool no_chain, one_insn, check_recovery;
+	u32 limit;       /* bytes of the area that are used */
+	u64 flush_every; /* blocks; 0: flush when full */
+	struct lockstep *lockstep;
 };
 
 #define BT_SITE_BITS 20
 
 /* Host address of the block at c->rip, translating it if need be; 0 if it must be stepped. */
 u64 bt_find(struct bt *bt);
+struct block *bt_find_block(struct bt *bt);
+/* bt_run.c: enter translated code; it has left when this returns. */
+void bt_enter(struct bt *bt, u64 host);
 /* Let a direct exit go straight to the block at host address `to`. */
 void bt_link(struct bt *bt, u32 id, u64 to);
 void bt_flush(struct bt *bt);
@@ -95,6 +103,8 @@ void bt_code_written(struct bt *bt, gpa_t gpa, u64 len);
 
 /* translate.c: make the block at c->rip into the area at bt->used; NULL: step. */
 struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail);
+/* check_recovery.c: --check-recovery of a block just made from code; BUG if it is wrong. */
+void bt_check_recovery(struct bt *bt, const struct block *b, const u8 *code);
 /* The common entry, exit and lookup code. */
 void bt_emit_common(struct bt *bt);
 

@@ -121,6 +121,9 @@ struct mmu {
 	/* Data breakpoints are armed: every read and write goes to mmu_translate. Whoever sets it
 	 * calls mmu_flush_all, since entries made before would still hit. */
 	bool no_fill;
+	/* Supervisor writes shall all go to mmu_translate, too (the lockstep check). Set while the
+	 * TLB is empty. */
+	bool watch_writes;
 	gva_t large_start, large_last; /* linear range of all large pages cached, both inclusive */
 	u16 filled[2 * TLB_SIZE];      /* slots that may hold a tag: user << TLB_BITS | index */
 	unsigned n_filled;

@@ -16,6 +16,7 @@
 #define REGION_SHIFT 21
 #define REGION_SIZE  (1ull << REGION_SHIFT)
 #define REGION_PAGES 512u
+#define GIB_SHIFT    30
 #define MAX_MAPPINGS 30000u /* each costs up to two VMAs; the default limit is 65530 */
 
 enum { PAGE_MAPPED = 1, PAGE_WRITE = 2, PAGE_GLOBAL = 4 };
@@ -23,6 +24,7 @@ enum { PAGE_MAPPED = 1, PAGE_WRITE = 2, PAGE_GLOBAL = 4 };
 struct region {
 	u64 key;    /* va >> REGION_SHIFT */
 	bool large; /* page[0] speaks for all */
+	bool cut;   /* small pages of a leaf that would not fit as one */
 	u16 used;   /* small pages mapped */
 	u32 gpfn[REGION_PAGES];
 	u8 flags[REGION_PAGES];
@@ -36,7 +38,26 @@ struct shadow {
 	unsigned mappings;
 	gva_t *non_global; /* addresses of non-global mappings, some stale */
 	unsigned n_non_global, cap_non_global;
+	/* 1 GiB leaves of which a part is mapped, a bit per GiB from SHADOW_FIRST: INVLPG of one
+	 * address in such a leaf drops all of it (SDM vol. 3, 4.10.4.1). */
+	u8 gib_leaf[-SHADOW_FIRST >> GIB_SHIFT >> 3];
+	unsigned n_gib_leaves;
+	void (*watch)(void *opaque, const struct shadow_event *ev);
+	void *watch_opaque;
 };
+
+#define REPORT(s, ...)                                                                             \
+	do {                                                                                       \
+		if (unlikely((s)->watch))                                                          \
+			(s)->watch((s)->watch_opaque, &(struct shadow_event){__VA_ARGS__});        \
+	} while (0)
+
+void shadow_watch(struct shadow *s, void (*fn)(void *opaque, const struct shadow_event *ev),
+		  void *opaque)
+{
+	s->watch = fn;
+	s->watch_opaque = opaque;
+}
 
 static u8 *host_of(gva_t va)
 {
@@ -66,11 +87,15 @@ void shadow_flush_all(struct shadow *s)
 {
 	struct region *r, *tmp;
 
+	REPORT(s, .kind = SHADOW_EV_FLUSH_ALL, .count = s->mappings);
 	HASH_ITER(hh, s->regions, r, tmp)
 	{
 		region_drop(s, r);
 	}
 	s->n_non_global = 0;
+	if (s->n_gib_leaves)
+		memset(s->gib_leaf, 0, sizeof(s->gib_leaf));
+	s->n_gib_leaves = 0;
 	s->stats->n[STAT_shadow_flushes]++;
 }
 
@@ -105,26 +130,75 @@ static struct region *region_get(struct shadow *s, gva_t va)
 	return r;
 }
 
-void shadow_invlpg(struct shadow *s, gva_t va)
+static u8 *gib_leaf_bit(struct shadow *s, gva_t va, u8 *bit)
+{
+	u64 i = (va - SHADOW_FIRST) >> GIB_SHIFT;
+
+	*bit = 1u << (i & 7);
+	return &s->gib_leaf[i >> 3];
+}
+
+static void note_gib_leaf(struct shadow *s, gva_t va)
+{
+	u8 bit, *p = gib_leaf_bit(s, va, &bit);
+
+	s->n_gib_leaves += !(*p & bit);
+	*p |= bit;
+}
+
+/* If va may lie in a 1 GiB leaf, drop everything around it. */
+static bool drop_gib_leaf(struct shadow *s, gva_t va)
+{
+	u8 bit, *p = gib_leaf_bit(s, va, &bit);
+	gva_t at = ALIGN_DOWN(va, GIB);
+	unsigned i;
+
+	if (!(*p & bit))
+		return false;
+	*p &= ~bit;
+	s->n_gib_leaves--;
+	for (i = 0; i < GIB >> REGION_SHIFT; i++, at += REGION_SIZE) {
+		struct region *r = region_find(s, at);
+
+		if (r)
+			region_drop(s, r);
+	}
+	return true;
+}
+
+/* Drop the mapping that holds va; its size, 0: there was none. */
+static u64 drop_at(struct shadow *s, gva_t va)
 {
 	struct region *r = region_find(s, va);
 	unsigned i = va >> 12 & (REGION_PAGES - 1);
 
 	if (!r)
-		return;
-	if (r->large) {
+		return 0;
+	if (r->large || r->cut) {
 		region_drop(s, r);
-	} else if (r->flags[i]) {
-		munmap(host_of(va & PAGE_MASK), PAGE_SIZE);
-		r->flags[i] = 0;
-		r->used--;
-		s->mappings--;
+		return REGION_SIZE;
 	}
+	if (!r->flags[i])
+		return 0;
+	munmap(host_of(va & PAGE_MASK), PAGE_SIZE);
+	r->flags[i] = 0;
+	r->used--;
+	s->mappings--;
+	return PAGE_SIZE;
+}
+
+void shadow_invlpg(struct shadow *s, gva_t va)
+{
+	u64 size = 0;
+
+	if (va >= SHADOW_FIRST)
+		size = s->n_gib_leaves && drop_gib_leaf(s, va) ? GIB : drop_at(s, va);
+	REPORT(s, .kind = SHADOW_EV_INVLPG, .va = va, .size = size);
 }
 
 void shadow_flush_non_global(struct shadow *s)
 {
-	unsigned i;
+	unsigned i, before = s->mappings;
 
 	for (i = 0; i < s->n_non_global; i++) {
 		struct region *r = region_find(s, s->non_global[i]);
@@ -134,9 +208,10 @@ void shadow_flush_non_global(struct shadow *s)
 			continue;
 		flags = r->flags[r->large ? 0 : s->non_global[i] >> 12 & (REGION_PAGES - 1)];
 		if (flags && !(flags & PAGE_GLOBAL))
-			shadow_invlpg(s, s->non_global[i]);
+			drop_at(s, s->non_global[i]);
 	}
 	s->n_non_global = 0;
+	REPORT(s, .kind = SHADOW_EV_FLUSH_NON_GLOBAL, .count = before - s->mappings);
 }
 
 static void note_non_global(struct shadow *s, gva_t va)
@@ -165,6 +240,7 @@ static bool map(struct shadow *s, gva_t va, gpa_t gpa, u64 len, bool write)
 /* The same. */
 static bool make_read_only(struct shadow *s, gva_t page)
 {
+	REPORT(s, .kind = SHADOW_EV_READ_ONLY, .va = page);
 	if (!mprotect(host_of(page), PAGE_SIZE, PROT_READ))
 		return true;
 	shadow_flush_all(s);
@@ -184,6 +260,8 @@ static void map_large(struct shadow *s, gva_t va, gpa_t gpa, u8 flags)
 	}
 	r->gpfn[0] = gpa >> 12;
 	r->flags[0] = flags;
+	REPORT(s, .kind = SHADOW_EV_FILL, .va = va, .gpa = gpa, .size = REGION_SIZE,
+	       .write = flags & PAGE_WRITE, .global = flags & PAGE_GLOBAL);
 	if (!map(s, va, gpa, REGION_SIZE, flags & PAGE_WRITE))
 		return;
 	for (off = 0; (flags & PAGE_WRITE) && off < REGION_SIZE; off += PAGE_SIZE)
@@ -191,7 +269,7 @@ static void map_large(struct shadow *s, gva_t va, gpa_t gpa, u8 flags)
 			return;
 }
 
-static void map_small(struct shadow *s, gva_t va, gpa_t gpa, u8 flags)
+static void map_small(struct shadow *s, gva_t va, gpa_t gpa, u8 flags, bool cut)
 {
 	struct region *r = region_get(s, va);
 	unsigned i = va >> 12 & (REGION_PAGES - 1);
@@ -204,8 +282,11 @@ static void map_small(struct shadow *s, gva_t va, gpa_t gpa, u8 flags)
 		r->used++;
 		s->mappings++;
 	}
+	r->cut |= cut;
 	r->gpfn[i] = gpa >> 12;
 	r->flags[i] = flags;
+	REPORT(s, .kind = SHADOW_EV_FILL, .va = va, .gpa = gpa, .size = PAGE_SIZE,
+	       .write = flags & PAGE_WRITE, .global = flags & PAGE_GLOBAL);
 	map(s, va, gpa, PAGE_SIZE, flags & PAGE_WRITE);
 }
 
@@ -230,10 +311,13 @@ enum shadow_fill shadow_fill(struct shadow *s, const struct paging *pg, gva_t va
 	large = w.shift >= REGION_SHIFT && ram_ptr(s->ram, chunk, REGION_SIZE);
 	if (!w.global)
 		note_non_global(s, va);
+	if (w.shift == GIB_SHIFT)
+		note_gib_leaf(s, va);
 	if (large)
 		map_large(s, va & ~(REGION_SIZE - 1), chunk, flags);
 	else
-		map_small(s, va & PAGE_MASK, w.gpa & PAGE_MASK, code ? flags & ~PAGE_WRITE : flags);
+		map_small(s, va & PAGE_MASK, w.gpa & PAGE_MASK, code ? flags & ~PAGE_WRITE : flags,
+			  w.shift >= REGION_SHIFT);
 	return SHADOW_MAPPED;
 }
 

@@ -35,6 +35,26 @@ enum shadow_fill {
 /* A supervisor data access to va missed. Sets A and D as the access demands. */
 enum shadow_fill shadow_fill(struct shadow *s, const struct paging *pg, gva_t va, bool write);
 
+/* What happens to mappings, for logs. */
+enum shadow_event_kind {
+	SHADOW_EV_FILL,   /* va, gpa, size, write, global */
+	SHADOW_EV_INVLPG, /* va, size: of what was dropped, 0 if nothing was mapped */
+	SHADOW_EV_FLUSH_NON_GLOBAL,
+	SHADOW_EV_FLUSH_ALL, /* count: mappings dropped, here and in the one above */
+	SHADOW_EV_READ_ONLY, /* va: holds code, in a mapping that is writable otherwise */
+};
+struct shadow_event {
+	enum shadow_event_kind kind;
+	gva_t va;
+	gpa_t gpa;
+	u64 size;
+	bool write, global;
+	unsigned count;
+};
+/* fn: NULL for none. */
+void shadow_watch(struct shadow *s, void (*fn)(void *opaque, const struct shadow_event *ev),
+		  void *opaque);
+
 void shadow_invlpg(struct shadow *s, gva_t va);
 void shadow_flush_non_global(struct shadow *s);
 void shadow_flush_all(struct shadow *s);

@@ -214,7 +214,8 @@ static void fill(struct mmu *m, gva_t va, enum mmu_access access, bool user, con
 	if (!m->no_fill) {
 		/* What can be fetched or written can be read: x86 has no other pages. */
 		e->tag[MMU_READ] = page;
-		if (access != MMU_EXEC && w->writable && !m->ram->code[frame >> 12])
+		if (access != MMU_EXEC && w->writable && !m->ram->code[frame >> 12] &&
+		    (user || !m->watch_writes))
 			e->tag[MMU_WRITE] = page;
 	}
 	if (w->shift > 12)

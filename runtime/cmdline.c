@@ -21,7 +21,8 @@
 #define EXIT_MAX_SIZE 8
 
 _Static_assert(LOWLAND_RAM + MAX_RAM <= LOWLAND_RAM_END, "the RAM window is too small");
-_Static_assert((int)LOG_GUEST_ERRORS > (int)LOG_UNIMP, "-d items share one word");
+_Static_assert((int)LOG_GUEST_ERRORS > (int)LOG_UNIMP && (int)LOG_GUEST_ERRORS < (int)LOG_OUT_ASM,
+	       "-d items share one word");
 
 struct parser {
 	struct config *cfg;
@@ -229,8 +230,9 @@ static int check_accel(struct parser *p, const struct item *it)
 	}
 	for (size_t i = 0; i < ARRAY_LEN(absent); i++)
 		if (item_is(it, absent[i]))
-			return fail(p, "'%s' is not in this version, only 'step'", absent[i]);
-	return fail(p, "no engine is called '%.*s'; 'step' is", it->len, it->text);
+			return fail(p, "'%s' is not in this version, only 'step' and 'bt'",
+				    absent[i]);
+	return fail(p, "no engine is called '%.*s'; 'step' and 'bt' are", it->len, it->text);
 }
 
 static int opt_accel(struct parser *p, const char *arg)
@@ -475,11 +477,10 @@ static int opt_log(struct parser *p, const char *arg)
 		const char *name;
 		unsigned bit;
 	} items[] = {
-	    {"in_asm", LOG_IN_ASM},
-	    {"int", LOG_INT},
-	    {"cpu", LOG_CPU},
-	    {"unimp", LOG_UNIMP},
-	    {"guest_errors", LOG_GUEST_ERRORS},
+	    {"in_asm", LOG_IN_ASM}, {"out_asm", LOG_OUT_ASM},
+	    {"int", LOG_INT},       {"mmu", LOG_MMU},
+	    {"smc", LOG_SMC},       {"cpu", LOG_CPU},
+	    {"unimp", LOG_UNIMP},   {"guest_errors", LOG_GUEST_ERRORS},
 	};
 	struct item it;
 
@@ -489,7 +490,9 @@ static int opt_log(struct parser *p, const char *arg)
 		while (i < ARRAY_LEN(items) && !item_is(&it, items[i].name))
 			i++;
 		if (i == ARRAY_LEN(items))
-			return fail(p, "'%.*s' is none of in_asm, int, cpu, unimp, guest_errors",
+			return fail(p,
+				    "'%.*s' is none of in_asm, out_asm, int, mmu, smc, cpu, unimp, "
+				    "guest_errors",
 				    it.len, it.text);
 		p->cfg->log_items |= items[i].bit;
 	}
@@ -502,6 +505,12 @@ static int opt_log_file(struct parser *p, const char *arg)
 	return 0;
 }
 
+static int opt_symbols(struct parser *p, const char *arg)
+{
+	p->cfg->symbols = arg;
+	return 0;
+}
+
 static int opt_max_insns(struct parser *p, const char *arg)
 {
 	struct item it = {arg, (int)strnlen(arg, 64)};
@@ -511,12 +520,67 @@ static int opt_max_insns(struct parser *p, const char *arg)
 	return 0;
 }
 
+/* A whole number, at least 1. */
+static int parse_count(struct parser *p, const char *arg, u64 *n)
+{
+	struct item it = {arg, (int)strnlen(arg, 64)};
+
+	if (!parse_number(&it, n))
+		return fail(p, "'%s' is not a number", arg);
+	if (!*n)
+		return fail(p, "1 is the least");
+	return 0;
+}
+
 static int opt_stats(struct parser *p, const char *arg)
 {
 	if (arg && strcmp(arg, "json"))
 		return fail(p, "'%s' is not a format; json is", arg);
 	p->cfg->stats = arg ? STATS_JSON : STATS_TEXT;
 	return 0;
+}
+
+static int opt_check_lockstep(struct parser *p, const char *arg)
+{
+	p->cfg->bt.lockstep = 100;
+	return arg ? parse_count(p, arg, &p->cfg->bt.lockstep) : 0;
+}
+
+static int opt_check_recovery(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->bt.check_recovery = true;
+	return 0;
+}
+
+static int opt_bt_cache(struct parser *p, const char *arg)
+{
+	struct item it = {arg, (int)strnlen(arg, 64)};
+
+	if (!parse_size(&it, &p->cfg->bt.cache_size))
+		return fail(p, "'%s' is not a size", arg);
+	if (p->cfg->bt.cache_size < BT_CACHE_MIN)
+		return fail(p, "'%s' is too little: 64K is the least", arg);
+	return 0;
+}
+
+static int opt_bt_one_insn(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->bt.one_insn = true;
+	return 0;
+}
+
+static int opt_bt_no_chain(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->bt.no_chain = true;
+	return 0;
+}
+
+static int opt_bt_flush_every(struct parser *p, const char *arg)
+{
+	return parse_count(p, arg, &p->cfg->bt.flush_every);
 }
 
 static int opt_check_lowland(struct parser *p, const char *arg)

@@ -6,6 +6,7 @@
 #define RINGSHIFT_CMDLINE_H
 
 #include "base.h"
+#include "bt_run.h"
 
 enum config_action { ACTION_RUN, ACTION_HELP, ACTION_VERSION, ACTION_CHECK_LOWLAND };
 
@@ -52,8 +53,10 @@ struct config {
 	} debug_exit;
 	unsigned log_items;
 	const char *log_file; /* NULL: stderr */
+	const char *symbols;  /* NULL: none */
 	u64 max_insns;        /* ~0: no limit */
 	enum stats_format stats;
+	struct bt_options bt; /* testing aids of the translator */
 };
 
 /*

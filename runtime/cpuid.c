@@ -7,7 +7,7 @@
  * Linux of the last decade understands it. Leaf 0x40000010 gives the TSC frequency in the form
  * VMware introduced. Intel SDM vol. 2, CPUID; Linux Documentation/virt/kvm/x86/cpuid.rst.
  */
-#include "cpuid.h"
+#include "cpuid_model.h"
 
 #include <string.h>
 

@@ -21,6 +21,7 @@
 #include "loader.h"
 #include "lowland.h"
 #include "step.h"
+#include "symbols.h"
 #include "thunk.h"
 #include "vm.h"
 
@@ -468,6 +469,8 @@ static int init_cpu(struct vm *vm, char *err, size_t errlen)
 	if (rc || vm->cfg->accel != ACCEL_BT)
 		return rc;
 	rc = bt_init(c, (void *)LOWLAND_TRANSLATIONS);
+	if (!rc)
+		rc = bt_configure(c, &vm->cfg->bt);
 	if (rc)
 		snprintf(err, errlen, "-accel bt: %s",
 			 rc == -ENOTSUP
@@ -486,6 +489,21 @@ static int init_log(struct vm *vm, char *err, size_t errlen)
 		return -EINVAL;
 	}
 	engine_set_log(vm->cpu, vm->log, vm->cfg->log_items);
+	return 0;
+}
+
+static int init_symbols(struct vm *vm, char *err, size_t errlen)
+{
+	char what[400];
+
+	if (!vm->cfg->symbols)
+		return 0;
+	vm->symbols = symbols_load(vm->cfg->symbols, what, sizeof(what));
+	if (!vm->symbols) {
+		snprintf(err, errlen, "--symbols: %s", what);
+		return -EINVAL;
+	}
+	engine_set_symbols(vm->cpu, symbols_find, vm->symbols);
 	return 0;
 }
 
@@ -520,6 +538,8 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	if (rc)
 		return rc;
 	rc = init_log(vm, err, errlen);
+	if (rc == 0)
+		rc = init_symbols(vm, err, errlen);
 	if (rc)
 		return rc;
 	init_chips(vm);
@@ -544,6 +564,7 @@ void vm_destroy(struct vm *vm)
 		console_destroy(vm->console);
 	if (vm->cpu)
 		bt_free(vm->cpu), engine_free(vm->cpu);
+	symbols_free(vm->symbols);
 	if (vm->log && vm->log != stderr)
 		fclose(vm->log);
 	if (vm->ram_made)

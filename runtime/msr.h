@@ -7,7 +7,7 @@
 #define RINGSHIFT_MSR_H
 
 #include "cpu.h"
-#include "cpuid.h"
+#include "cpuid_model.h"
 #include "pvclock.h"
 
 #define MTRR_VARIABLE 8u /* pairs */

@@ -14,7 +14,7 @@
 #include <unistd.h>
 #include <sys/syscall.h>
 
-#include "cpuid.h"
+#include "cpuid_model.h"
 #include "timer.h"
 
 #define SYSTEM_TIME_ENABLE 1u

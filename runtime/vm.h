@@ -13,7 +13,7 @@
 #include "cmdline.h"
 #include "console.h"
 #include "cpu.h"
-#include "cpuid.h"
+#include "cpuid_model.h"
 #include "debug_exit.h"
 #include "i8042.h"
 #include "i8254.h"
@@ -64,6 +64,7 @@ struct vm {
 	enum vm_stop stop;
 	int stop_status; /* VM_EXIT_STATUS */
 	FILE *log;
+	struct symbols *symbols;
 };
 
 /* Build the machine of a configuration, without a kernel. Negative errno and a line of text in err;

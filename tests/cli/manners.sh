@@ -53,6 +53,8 @@ expect 'no arguments' 2 '^ringshift: nothing to boot' "$ringshift"
 expect 'unknown option' 2 '^ringshift: -frob: unknown option' "$ringshift" -frob
 expect 'bad size' 2 "^ringshift: -m: '12Q' is not a size\$" "$ringshift" -m 12Q
 expect 'kvm' 2 "^ringshift: -accel: 'kvm' is not in this version" "$ringshift" -accel kvm -kernel x
+expect 'a bad symbol file' 1 '^ringshift: --symbols: /dev/null: holds no symbols$' \
+	"$ringshift" -kernel x --symbols /dev/null
 expect 'an unknown option does not print help' 2 '^ringshift: ' "$ringshift" --kernle x
 
 exit $failed

@@ -51,6 +51,8 @@ Test(cmdline, defaults)
 	cr_assert_null(c.append);
 	cr_assert_null(c.name);
 	cr_assert_null(c.log_file);
+	cr_assert_null(c.symbols);
+	cr_assert_eq(c.accel, ACCEL_STEP);
 	cr_assert_eq(c.ram_size, 512 * MIB);
 	cr_assert_eq(c.cpu, CPU_HOST);
 	cr_assert_eq(c.boot, BOOT_DIRECT);
@@ -129,6 +131,9 @@ Test(cmdline, machine)
 	cr_assert_not(good("-kernel k -no-acpi").acpi);
 	cr_assert_eq(good("-kernel k -cpu qemu64").cpu, CPU_QEMU64);
 	cr_assert_eq(good("-kernel k -boot stub").boot, BOOT_STUB);
+	cr_assert_eq(good("-kernel k -accel bt").accel, ACCEL_BT);
+	cr_assert_eq(good("-kernel k -M q35,accel=bt").accel, ACCEL_BT);
+	cr_assert_eq(good("-kernel k -accel bt -accel step").accel, ACCEL_STEP);
 	good("-kernel k -smp cpus=1");
 	good("-kernel k -smp 1,sockets=1,cores=1,threads=1,maxcpus=1");
 	good("-kernel k -net none -nic none -parallel none");
@@ -179,6 +184,9 @@ Test(cmdline, logging_and_limits)
 		     LOG_IN_ASM | LOG_INT | LOG_CPU | LOG_UNIMP | (unsigned)LOG_GUEST_ERRORS);
 	cr_assert_str_eq(c.log_file, "log");
 	cr_assert_eq(good("-kernel k -d int").log_items, (unsigned)LOG_INT);
+	cr_assert_eq(good("-kernel k -d out_asm,mmu,smc").log_items,
+		     (unsigned)(LOG_OUT_ASM | LOG_MMU | LOG_SMC));
+	cr_assert_str_eq(good("-kernel k --symbols System.map").symbols, "System.map");
 	cr_assert_eq(good("-kernel k --max-insns 1000000000000").max_insns, 1000000000000ull);
 	cr_assert_eq(good("-kernel k --max-insns=0").max_insns, 0);
 	cr_assert_eq(good("-kernel k --stats").stats, STATS_TEXT);
@@ -263,7 +271,9 @@ Test(cmdline, refusals_name_what_they_refuse)
 	    {"-device isa-debug-exit,iobase=0xffff", "-device: isa-debug-exit: iobase 0xffff"},
 	    {"-device isa-debug-exit,iosize=0", "-device: isa-debug-exit: iobase 0x501"},
 	    {"-device isa-debug-exit,iosize=0xffffffffffffffff", "-device: isa-debug-exit: "},
-	    {"-d everything", "-d: 'everything' is none of in_asm"},
+	    {"-d everything", "-d: 'everything' is none of in_asm, out_asm, int, mmu, smc"},
+	    {"-d out_asm,smcc", "-d: 'smcc' is none of in_asm"},
+	    {"-kernel k --symbols", "--symbols: needs a value: FILE"},
 	    {"-d int,,cpu", "-d: '' is none of in_asm"},
 	    {"--max-insns many", "--max-insns: 'many' is not a number"},
 	    {"--stats=xml", "--stats: 'xml' is not a format"},

@@ -3,7 +3,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "cpuid.h"
+#include "cpuid_model.h"
 #include "mmu.h"
 #include "xstate.h"
 

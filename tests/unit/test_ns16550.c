@@ -12,6 +12,7 @@ enum { RBR, IER, IIR, LCR, MCR, LSR, MSR, SCR, THR = 0, FCR = 2 };
 
 static struct chip_rig rig;
 static struct ns16550 uart;
+static struct stats counts;
 
 static u8 in(unsigned reg)
 {
@@ -28,7 +29,7 @@ static void setup(void)
 	struct ns16550_config cfg;
 
 	rig_init(&rig);
-	cfg = (struct ns16550_config){BASE, rig_line(&rig), &rig.q, &rig.chr};
+	cfg = (struct ns16550_config){BASE, rig_line(&rig), &rig.q, &rig.chr, &counts};
 	ns16550_init(&uart, &cfg);
 	cr_assert_eq(ns16550_register(&uart, &rig.bus), 0);
 	out(LCR, UART_LCR_DLAB);
@@ -126,7 +127,7 @@ Test(ns16550, transmits)
 
 Test(ns16550, nothing_connected)
 {
-	struct ns16550_config cfg = {0x2f8, {0}, &rig.q, NULL};
+	struct ns16550_config cfg = {0x2f8, {0}, &rig.q, NULL, &counts};
 	struct ns16550 bare;
 
 	ns16550_init(&bare, &cfg);
@@ -409,4 +410,14 @@ Test(ns16550, reset_drops_the_line)
 	cr_expect_eq(rig.level, 0);
 	cr_expect_eq(in(LSR), LSR_EMPTY);
 	cr_expect_eq(timerq_next(&rig.q), TIMER_NEVER);
+}
+
+Test(ns16550, bytes_are_counted)
+{
+	setup();
+	out(LCR, 3);
+	out(0, 'x');
+	rig.chr.receive(rig.chr.dev, (const u8 *)"yz", 2);
+	cr_assert_eq(counts.n[STAT_serial_tx], 1);
+	cr_assert_eq(counts.n[STAT_serial_rx], 2);
 }

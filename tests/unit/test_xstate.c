@@ -3,7 +3,7 @@
  * contents; checks, header rules and the layouts of other modes by hand.
  */
 #include "cpu_rig.h"
-#include "cpuid.h"
+#include "cpuid_model.h"
 #include "fpu_check.h"
 #include "xstate.h"
 

@@ -1,0 +1,476 @@
+/*
+ * A guest that measures, by RDTSC, what single operations of a kernel cost: each row is a function
+ * that performs its operation n times, called in batches of about BATCH_TICKS; the median of the
+ * batches goes to the first serial port as "name cycles". It is 64-bit ring-0 code in the top 2 GiB
+ * with a kernel GS base, as Linux would run it, on 2 MiB pages with a window of 4 KiB pages.
+ *
+ * It ends by isa-debug-exit at port 0xf4, with 0x10 if all went well.
+ */
+#include "nano.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "loops.h"
+
+#define BATCHES     15
+#define BATCH_TICKS 3000000 /* about a millisecond */
+
+#define PORT_COM1 0x3f8
+#define PORT_EXIT 0xf4
+
+#define WINDOW_PAGES 512
+
+typedef uint64_t u64;
+
+struct percpu {
+	u64 syscall_stack, user_rsp, saved_rsp;
+	u64 counter;
+};
+_Static_assert(offsetof(struct percpu, syscall_stack) == PERCPU_SYSCALL_STACK, "nano.h");
+_Static_assert(offsetof(struct percpu, user_rsp) == PERCPU_USER_RSP, "nano.h");
+_Static_assert(offsetof(struct percpu, saved_rsp) == PERCPU_SAVED_RSP, "nano.h");
+
+/* entry.S */
+extern u64 gdt[], pml4[], pml4_other[], window_table[WINDOW_PAGES];
+extern char stack_top[], syscall_stack_top[], trap_stubs[], user_count_offset[];
+void page_fault(void);
+void divide_error(void);
+void software_interrupt(void);
+void ipi(void);
+void syscall_entry(void);
+void user_run(u64 n, u64 entry);
+
+/* What a bare-metal program has instead of a process: state at file level. */
+static struct percpu percpu = {.syscall_stack = (u64)syscall_stack_top};
+static uint32_t tss[26];
+static u64 idt[256][2];
+static u64 words[MEM_WORDS] __attribute__((aligned(4096)));
+static u64 chase[CHASE_NODES * 8] __attribute__((aligned(4096)));
+static char copy[2 * COPY_BYTES] __attribute__((aligned(4096)));
+static struct loops loops = {words, chase, copy, copy + COPY_BYTES, 0};
+volatile u64 ipis;
+
+void nano_main(void);
+void nano_unexpected(u64 vector, u64 error, u64 rip);
+
+/* --- output --- */
+
+static void outb(uint16_t port, uint8_t v)
+{
+	__asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port));
+}
+
+static uint8_t inb(uint16_t port)
+{
+	uint8_t v;
+
+	__asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port));
+	return v;
+}
+
+static void put(char ch)
+{
+	while (!(inb(PORT_COM1 + 5) & 0x20))
+		;
+	outb(PORT_COM1, ch);
+}
+
+static void puts(const char *s)
+{
+	while (*s)
+		put(*s++);
+}
+
+static void put_decimal(u64 v, unsigned digits)
+{
+	if (v >= 10 || digits > 1)
+		put_decimal(v / 10, digits ? digits - 1 : 0);
+	put('0' + v % 10);
+}
+
+static void put_hex(u64 v)
+{
+	for (int i = 60; i >= 0; i -= 4)
+		put("0123456789abcdef"[v >> i & 15]);
+}
+
+static void __attribute__((noreturn)) finish(uint32_t value)
+{
+	__asm__ volatile("outl %0, %1" : : "a"(value), "Nd"((uint16_t)PORT_EXIT));
+	for (;;)
+		__asm__ volatile("cli; hlt");
+}
+
+void nano_unexpected(u64 vector, u64 error, u64 rip)
+{
+	u64 cr2;
+
+	__asm__ volatile("mov %%cr2, %0" : "=r"(cr2));
+	puts("unexpected exception ");
+	put_decimal(vector, 1);
+	puts(" error ");
+	put_hex(error);
+	puts(" rip ");
+	put_hex(rip);
+	puts(" cr2 ");
+	put_hex(cr2);
+	puts("\n");
+	finish(0x20);
+}
+
+/* --- the machine --- */
+
+static u64 rdtsc(void)
+{
+	uint32_t lo, hi;
+
+	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi) : : "memory");
+	return (u64)hi << 32 | lo;
+}
+
+static void wrmsr(uint32_t msr, u64 v)
+{
+	__asm__ volatile("wrmsr" : : "c"(msr), "a"((uint32_t)v), "d"((uint32_t)(v >> 32)));
+}
+
+static void flush_all(void)
+{
+	u64 cr4;
+
+	/* CR4.PGE off and on drops global entries, too. */
+	__asm__ volatile("mov %%cr4, %0\n\t"
+			 "xor $0x80, %0\n\t"
+			 "mov %0, %%cr4\n\t"
+			 "xor $0x80, %0\n\t"
+			 "mov %0, %%cr4"
+			 : "=&r"(cr4)
+			 :
+			 : "memory", "cc");
+}
+
+static void set_gate(unsigned vector, u64 handler, unsigned dpl)
+{
+	idt[vector][0] = (handler & 0xffff) | KERNEL_CS << 16 | (u64)(0x8e00 | dpl << 13) << 32 |
+			 (handler >> 16 & 0xffff) << 48;
+	idt[vector][1] = handler >> 32;
+}
+
+static void load_tables(void)
+{
+	struct __attribute__((packed)) {
+		uint16_t limit;
+		u64 base;
+	} idtr = {sizeof(idt) - 1, (u64)idt};
+	u64 base = (u64)tss, rsp0 = (u64)stack_top;
+
+	for (unsigned i = 0; i < 32; i++)
+		set_gate(i, (u64)trap_stubs + 16 * i, 0);
+	set_gate(0, (u64)divide_error, 0);
+	set_gate(14, (u64)page_fault, 0);
+	set_gate(0x80, (u64)software_interrupt, 0);
+	set_gate(IPI_VECTOR, (u64)ipi, 0);
+	__asm__ volatile("lidt %0" : : "m"(idtr));
+	tss[1] = (uint32_t)rsp0;
+	tss[2] = (uint32_t)(rsp0 >> 32);
+	gdt[TSS_SEL / 8] =
+	    (sizeof(tss) - 1) | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24 & 0xff) << 56;
+	gdt[TSS_SEL / 8 + 1] = base >> 32;
+	__asm__ volatile("ltr %w0" : : "r"(TSS_SEL));
+}
+
+static void map_window(void)
+{
+	for (u64 i = 0; i < WINDOW_PAGES; i++)
+		window_table[i] = (WINDOW_PHYS + i * 4096) | PTE_KERNEL;
+	flush_all();
+}
+
+static void unmap_window(void)
+{
+	for (u64 i = 0; i < WINDOW_PAGES; i++)
+		window_table[i] = 0;
+	flush_all();
+}
+
+static void machine_init(void)
+{
+	load_tables();
+	wrmsr(MSR_FS_BASE, 0);
+	wrmsr(MSR_GS_BASE, (u64)&percpu);
+	wrmsr(MSR_KERNEL_GS_BASE, 0);
+	wrmsr(0xc0000081, (u64)KERNEL_CS << 32 | (u64)(USER_SS - 8) << 48); /* STAR */
+	wrmsr(0xc0000082, (u64)syscall_entry);                              /* LSTAR */
+	wrmsr(0xc0000084, 0x47700);                                         /* FMASK */
+	*(volatile uint32_t *)(LAPIC + 0xf0) = 0x1ff;                       /* SVR: enable */
+	map_window();
+	loops_init(&loops);
+}
+
+/* --- rows --- */
+
+/* Ten times text, as often as it takes. */
+#define LOOP(n, text, ...)                                                                         \
+	__asm__ volatile(".balign 32\n"                                                            \
+			 "1:\t" REPEAT(text) "sub $10, %[count]\n\t"                               \
+					     "jnz 1b"                                              \
+			 : [count] "+r"(n)                                                         \
+			 : __VA_ARGS__                                                             \
+			 : "rax", "rcx", "rdx", "rbx", "cc", "memory")
+
+#define ROW(id) static void row_##id(u64 n)
+#define ROW_LOOP(id)                                                                               \
+	ROW(id)                                                                                    \
+	{                                                                                          \
+		loop_##id(&loops, n);                                                              \
+	}
+
+ROW_LOOP(integer)
+ROW_LOOP(memory)
+ROW_LOOP(chase)
+ROW_LOOP(call)
+ROW_LOOP(call_indirect)
+ROW_LOOP(rep_movsb)
+
+ROW(percpu)
+{
+	LOOP(n, "incq %%gs:%c[at]", [at] "i"(offsetof(struct percpu, counter)));
+}
+
+ROW(cli_sti)
+{
+	LOOP(n, "sti\n\tcli", "i"(0));
+}
+
+ROW(pushf_popf)
+{
+	LOOP(n, "pushf\n\tpopf", "i"(0));
+}
+
+ROW(irq_save)
+{
+	LOOP(n, "pushf\n\tpop %%rax\n\tcli\n\tpush %%rax\n\tpopf", "i"(0));
+}
+
+ROW(swapgs)
+{
+	LOOP(n, "swapgs\n\tswapgs", "i"(0));
+}
+
+ROW(rdtsc)
+{
+	LOOP(n, "rdtsc", "i"(0));
+}
+
+ROW(cpuid)
+{
+	LOOP(n, "xor %%eax, %%eax\n\tcpuid", "i"(0));
+}
+
+ROW(rdmsr)
+{
+	LOOP(n, "mov %[msr], %%ecx\n\trdmsr", [msr] "i"(MSR_FS_BASE));
+}
+
+ROW(wrmsr)
+{
+	LOOP(n, "mov %[msr], %%ecx\n\txor %%eax, %%eax\n\txor %%edx, %%edx\n\twrmsr",
+	     [msr] "i"(MSR_FS_BASE));
+}
+
+ROW(cr3_read)
+{
+	LOOP(n, "mov %%cr3, %%rax", "i"(0));
+}
+
+ROW(cr3_write)
+{
+	LOOP(n, "mov %[cr3], %%cr3", [cr3] "r"((u64)pml4 - KERNEL_BASE));
+}
+
+ROW(cr3_switch)
+{
+	LOOP(n, "mov %[one], %%cr3\n\tmov %[two], %%cr3", [one] "r"((u64)pml4_other - KERNEL_BASE),
+	     [two] "r"((u64)pml4 - KERNEL_BASE));
+}
+
+ROW(cr8_write)
+{
+	LOOP(n, "mov %[tpr], %%cr8", [tpr] "r"(0ul));
+}
+
+ROW(port_in)
+{
+	LOOP(n, "in $0x61, %%al", "i"(0));
+}
+
+ROW(port_out)
+{
+	LOOP(n, "out %%al, $0x80", "i"(0));
+}
+
+ROW(mmio_read)
+{
+	LOOP(n, "mov 0x30(%[lapic]), %%eax", [lapic] "r"(LAPIC));
+}
+
+ROW(int_iret)
+{
+	LOOP(n, "int $0x80", "i"(0));
+}
+
+ROW(divide_fault)
+{
+	LOOP(n, "xor %%ecx, %%ecx\n\tdiv %%ecx", "i"(0));
+}
+
+/* A whole system call of ring 3; what the ring-3 loop costs beside is user_loop. */
+ROW(syscall)
+{
+	user_run(n, USER_CODE);
+}
+
+ROW(user_loop)
+{
+	user_run(n, USER_CODE + (u64)user_count_offset);
+}
+
+ROW(self_ipi)
+{
+	__asm__ volatile("sti");
+	while (n--) {
+		u64 before = ipis;
+
+		*(volatile uint32_t *)(LAPIC + 0x300) = 0x44000 | IPI_VECTOR;
+		while (ipis == before)
+			;
+	}
+	__asm__ volatile("cli");
+}
+
+static void touch_window(u64 n)
+{
+	volatile u64 *p = (volatile u64 *)WINDOW;
+
+	for (; n--; p += 512)
+		*p = n;
+}
+
+ROW(page_fault)
+{
+	touch_window(n);
+}
+
+ROW(tlb_refill)
+{
+	touch_window(n);
+}
+
+/* One entry goes to and fro between two pages. */
+ROW(pte_change)
+{
+	volatile u64 *p = (volatile u64 *)WINDOW;
+
+	while (n--) {
+		window_table[0] = (WINDOW_PHYS + (n & 1) * 4096) | PTE_KERNEL;
+		__asm__ volatile("invlpg (%0)" : : "r"(p) : "memory");
+		*p = n;
+	}
+}
+
+/* n is a multiple of unit; with prepare, which comes before each batch, it is unit. */
+static const struct row {
+	const char *name;
+	void (*run)(u64 n);
+	uint32_t unit;
+	void (*prepare)(void);
+} rows[] = {
+    {"integer_loop", row_integer, 1, NULL},
+    {"memory_loop", row_memory, MEM_WORDS, NULL},
+    {"pointer_chase", row_chase, UNROLL, NULL},
+    {"rep_movsb_4k", row_rep_movsb, 1, NULL},
+    {"call_ret", row_call, UNROLL, NULL},
+    {"call_indirect", row_call_indirect, UNROLL, NULL},
+    {"percpu_inc", row_percpu, UNROLL, NULL},
+    {"sti_cli", row_cli_sti, UNROLL, NULL},
+    {"pushf_popf", row_pushf_popf, UNROLL, NULL},
+    {"irq_save_restore", row_irq_save, UNROLL, NULL},
+    {"swapgs_pair", row_swapgs, UNROLL, NULL},
+    {"rdtsc", row_rdtsc, UNROLL, NULL},
+    {"cpuid", row_cpuid, UNROLL, NULL},
+    {"rdmsr", row_rdmsr, UNROLL, NULL},
+    {"wrmsr", row_wrmsr, UNROLL, NULL},
+    {"cr3_read", row_cr3_read, UNROLL, NULL},
+    {"cr3_write", row_cr3_write, UNROLL, NULL},
+    {"cr3_switch_pair", row_cr3_switch, UNROLL, NULL},
+    {"cr8_write", row_cr8_write, UNROLL, NULL},
+    {"port_in", row_port_in, UNROLL, NULL},
+    {"port_out", row_port_out, UNROLL, NULL},
+    {"mmio_read", row_mmio_read, UNROLL, NULL},
+    {"int_iret", row_int_iret, UNROLL, NULL},
+    {"divide_fault", row_divide_fault, UNROLL, NULL},
+    {"user_loop", row_user_loop, 1, NULL},
+    {"syscall_sysret", row_syscall, 1, NULL},
+    {"self_ipi", row_self_ipi, 1, NULL},
+    {"page_fault", row_page_fault, WINDOW_PAGES, unmap_window},
+    {"tlb_refill", row_tlb_refill, WINDOW_PAGES, map_window},
+    {"pte_change", row_pte_change, 1, NULL},
+};
+
+/* --- measuring --- */
+
+static u64 batch(const struct row *r, u64 n)
+{
+	u64 start;
+
+	if (r->prepare)
+		r->prepare();
+	start = rdtsc();
+	r->run(n);
+	return rdtsc() - start;
+}
+
+/* The least n with a long enough batch; what runs on the way warms up. */
+static u64 calibrate(const struct row *r)
+{
+	u64 n = r->unit, ticks = batch(r, n);
+
+	if (r->prepare) {
+		batch(r, n);
+		return n;
+	}
+	while (ticks < BATCH_TICKS) {
+		n *= 2;
+		ticks = batch(r, n);
+	}
+	return n;
+}
+
+static void measure(const struct row *r)
+{
+	u64 n = calibrate(r), ticks[BATCHES], hundredths;
+
+	for (unsigned i = 0, j; i < BATCHES; i++) {
+		u64 t = batch(r, n);
+
+		for (j = i; j > 0 && ticks[j - 1] > t; j--)
+			ticks[j] = ticks[j - 1];
+		ticks[j] = t;
+	}
+	hundredths = ticks[BATCHES / 2] * 100 / n;
+	puts(r->name);
+	put(' ');
+	put_decimal(hundredths / 100, 1);
+	put('.');
+	put_decimal(hundredths % 100, 2);
+	put('\n');
+}
+
+void nano_main(void)
+{
+	machine_init();
+	puts("nano\n");
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		measure(&rows[i]);
+	finish(0x10);
+}

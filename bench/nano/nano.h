@@ -1,0 +1,43 @@
+/*
+ * Names that nano.c and entry.S share.
+ */
+#ifndef NANO_H
+#define NANO_H
+
+#define KERNEL_BASE 0xffffffff80000000 /* physical 0 */
+#define LOAD_AT     0x100000
+#define WINDOW      0xffffffffc0000000 /* 2 MiB of 4 KiB pages, in window_table */
+#define WINDOW_PHYS 0x2000000
+#define LAPIC       0xffffffffc0200000
+#define USER_CODE   0x40000000
+#define USER_STACK  0x40001000
+
+#define KERNEL_CS 0x08
+#define KERNEL_SS 0x10
+#define USER_SS   0x23
+#define USER_CS   0x2b
+#define TSS_SEL   0x30
+
+#define PTE_P  0x001
+#define PTE_W  0x002
+#define PTE_U  0x004
+#define PTE_CD 0x010
+#define PTE_A  0x020
+#define PTE_D  0x040
+#define PTE_PS 0x080
+#define PTE_G  0x100
+/* What Linux gives its own data: accessed, dirty, global. */
+#define PTE_KERNEL (PTE_P | PTE_W | PTE_A | PTE_D | PTE_G)
+
+#define MSR_FS_BASE        0xc0000100
+#define MSR_GS_BASE        0xc0000101
+#define MSR_KERNEL_GS_BASE 0xc0000102
+
+#define IPI_VECTOR 0x41
+
+/* struct percpu of nano.c */
+#define PERCPU_SYSCALL_STACK 0
+#define PERCPU_USER_RSP      8
+#define PERCPU_SAVED_RSP     16
+
+#endif

@@ -1,0 +1,136 @@
+/*
+ * --check-recovery: is every place of a block one that the fault handler (recover.c) can turn back
+ * into the guest's state?
+ *
+ *	records		in order, the first at offset 0, each at a guest instruction of the block or
+ *			behind its last one
+ *	host code	each instruction that accesses memory, other than the CPU structure's and
+ *the front table's (absolute addresses without a segment prefix), has a record without
+ *RECOVER_NEVER. The exception: bytes of the quadword at RSP, which the block has just pushed.
+ */
+#include "translate.h"
+
+struct check {
+	struct bt *bt;
+	const struct block *b;
+	u8 boundary[PAGE_SIZE + 1]; /* guest offsets where an instruction starts, and the end */
+};
+
+static NORETURN void wrong(const struct check *k, u32 host, const char *what)
+{
+	char text[160];
+	u32 i;
+
+	fprintf(stderr, "block at %#llx, host offset %#x:", (unsigned long long)k->b->pc, host);
+	for (i = host; i < MIN(host + 16, k->b->host_len); i++)
+		fprintf(stderr, " %02x", k->bt->rw[k->b->host + i]);
+	snprintf(text, sizeof(text), "recovery check: %s", what);
+	fprintf(stderr, "\n");
+	bug_at(__FILE__, __LINE__, text);
+}
+
+static void mark_boundaries(struct check *k, const u8 *code)
+{
+	struct insn in;
+	u32 done = 0;
+	int n;
+
+	while (done < k->b->len) {
+		k->boundary[done] = 1;
+		n = decoder_decode(k->bt->c->engine->decoder, code + done,
+				   MIN(k->b->len - done, (u32)INSN_MAX_LEN), INSN_MODE_64, &in);
+		if (n <= 0)
+			break; /* it ends at bytes that are none, or cross the page */
+		done += n;
+	}
+	k->boundary[k->b->len] = 1;
+}
+
+static void check_records(const struct check *k)
+{
+	const struct recovery *r = k->b->recovery;
+	u32 i;
+
+	if (!k->b->n_recovery || r[0].host)
+		wrong(k, 0, "no record for the start");
+	for (i = 0; i < k->b->n_recovery; i++) {
+		if (i && r[i].host < r[i - 1].host)
+			wrong(k, r[i].host, "records are out of order");
+		if (r[i].host > k->b->host_len)
+			wrong(k, r[i].host, "a record lies behind the block");
+		if (r[i].guest > k->b->len || !k->boundary[r[i].guest])
+			wrong(k, r[i].host, "a record is at no guest instruction");
+	}
+}
+
+/* As recover() finds it. */
+static const struct recovery *record_of(const struct block *b, u32 host)
+{
+	const struct recovery *r = b->recovery;
+	u32 i;
+
+	for (i = 1; i < b->n_recovery && b->recovery[i].host <= host; i++)
+		r = &b->recovery[i];
+	return r;
+}
+
+static bool accesses_guest_memory(const struct insn *in)
+{
+	bool explicit = in->has_mem && in->access != ACCESS_NONE;
+	bool absolute =
+	    in->base == REG_NONE && in->index == REG_NONE && in->seg < SEG_FS && in->disp >= 0;
+
+	if (in->class == CLASS_STRING)
+		return true;
+	if (explicit && !absolute)
+		return true;
+	/* push pop call ret pushf popf leave enter: implicit stack accesses */
+	if (in->map != INSN_MAP_1B)
+		return false;
+	switch (in->opcode) {
+	case 0x50 ... 0x5f:
+	case 0x68:
+	case 0x6a:
+	case 0x8f:
+	case 0x9c:
+	case 0x9d:
+	case 0xc2:
+	case 0xc3:
+	case 0xc8:
+	case 0xc9:
+	case 0xe8: return true;
+	case 0xff: {
+		unsigned ext = in->modrm >> 3 & 7;
+
+		return ext == 2 || ext == 6; /* call, push */
+	}
+	default: return false;
+	}
+}
+
+static bool just_pushed(const struct insn *in)
+{
+	return in->has_mem && in->base == GPR_RSP && in->index == REG_NONE && in->disp >= 0 &&
+	       in->disp + in->mem_size <= 8;
+}
+
+void bt_check_recovery(struct bt *bt, const struct block *b, const u8 *code)
+{
+	struct check k = {.bt = bt, .b = b};
+	u32 at = 0;
+
+	mark_boundaries(&k, code);
+	check_records(&k);
+	while (at < b->host_len) {
+		struct insn in;
+		int n = decoder_decode(bt->c->engine->decoder, bt->rw + b->host + at,
+				       MIN(b->host_len - at, (u32)INSN_MAX_LEN), INSN_MODE_64, &in);
+
+		if (n <= 0)
+			wrong(&k, at, "host code that does not decode");
+		if (accesses_guest_memory(&in) && !just_pushed(&in) &&
+		    (record_of(b, at)->spills & RECOVER_NEVER))
+			wrong(&k, at, "an access to guest memory has no recovery");
+		at += n;
+	}
+}

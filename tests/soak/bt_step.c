@@ -1,0 +1,784 @@
+/*
+ * The translator against the single-step engine: random ring-0 instruction sequences run on two
+ * machines of the same state, one with a translator; registers, flags, RIP, CR2 and memory must
+ * agree when both have halted.
+ *
+ * A sequence is made of items: random ALU encodings with operands in every addressing form a kernel
+ * uses (registers, RSP, RIP, GS, absolute), pushes and pops, arithmetic on RSP, frames, forward
+ * branches, calls direct and indirect, returns, flag stores and loads, strings, and writes to the
+ * sequence's own code, through the address it runs at or an alias. It may be a loop. Data addresses
+ * come near a read-only and an absent page, so some sequences end in a fault; the handlers halt. A
+ * timer kicks the translator meanwhile, which must not show.
+ *
+ * Linked like ringshift itself: the guest's kernel half takes the process's address space.
+ *
+ * bt_step [--count INSTRUCTIONS] [--seed N] [--one-insn] [--no-chain] [--flush-every N]
+ * [--lockstep]
+ *         [--no-kicks] [--verbose]
+ */
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bt_run.h"
+#include "lowland.h"
+#include "op.h"
+#include "step.h"
+#include "thunk_fault.h"
+
+#define RAM_SIZE  (16 * MIB)
+#define PT_GPA    0x10000ull
+#define AREA_GPA  0x100000ull /* all that the two machines are compared by */
+#define MAX_ITEMS 24
+
+/* Pages of the area. */
+enum { CODE, CODE2, DATA, DATA2, READONLY, PERCPU, STACK, STACK2, SYSTEM, HANDLERS, KSTACK, PAGES };
+
+#define CODE_AT   0xffffffff81000000ull
+#define ALIAS_AT  0xffff888000200000ull /* of the code */
+#define DATA_AT   0xffffffff82000000ull /* two pages, a read-only one, an absent one */
+#define PERCPU_AT 0xffff888000300000ull
+#define STACK_AT  0xffffc90000010000ull /* two pages, absent ones around them */
+#define SYSTEM_AT 0xffffffff83000000ull /* GDT, TSS, IDT; handlers; their stack */
+#define GDT_OFF   0x800u
+#define TSS_OFF   0x900u
+
+struct machine {
+	struct cpu *c;
+	struct ram ram;
+	struct stats stats;
+};
+
+struct soak {
+	struct machine bt, step;
+	struct decoder *dec;
+	u64 rng;
+	u8 code[1024];
+	unsigned len, items;
+	u8 *patch[MAX_ITEMS]; /* immediates that may be written */
+	unsigned n_patch;
+	u64 end; /* RIP behind the final HLT */
+	bool verbose, kicks;
+	struct bt_options options;
+};
+
+static u64 rnd(struct soak *s)
+{
+	s->rng ^= s->rng << 13;
+	s->rng ^= s->rng >> 7;
+	s->rng ^= s->rng << 17;
+	return s->rng;
+}
+
+/* --- the machines --- */
+
+static u8 *page(struct machine *m, unsigned i)
+{
+	return m->ram.window + AREA_GPA + i * PAGE_SIZE;
+}
+
+static void put64(struct machine *m, gpa_t at, u64 v)
+{
+	memcpy(m->ram.window + at, &v, 8);
+}
+
+/* The next free page for page tables is kept in the word before them. */
+static gpa_t table(struct machine *m, gpa_t entry)
+{
+	u64 e, next;
+
+	memcpy(&e, m->ram.window + entry, 8);
+	if (e)
+		return e & PAGE_MASK;
+	memcpy(&next, m->ram.window + PT_GPA - 8, 8);
+	put64(m, PT_GPA - 8, next + PAGE_SIZE);
+	put64(m, entry, next | PTE_P | PTE_W | PTE_A);
+	return next;
+}
+
+static void map_page(struct machine *m, gva_t va, unsigned i, u64 flags)
+{
+	gpa_t t = PT_GPA;
+	int shift;
+
+	for (shift = 39; shift > 12; shift -= 9)
+		t = table(m, t + (va >> shift & 511) * 8);
+	put64(m, t + (va >> 12 & 511) * 8, (AREA_GPA + i * PAGE_SIZE) | flags);
+}
+
+static void build_guest(struct machine *m)
+{
+	const u64 rw = PTE_P | PTE_W | PTE_G;
+	u8 *sys = page(m, SYSTEM);
+	unsigned v;
+
+	put64(m, PT_GPA - 8, PT_GPA + PAGE_SIZE);
+	for (v = 0; v < 2; v++) {
+		map_page(m, CODE_AT + v * PAGE_SIZE, CODE + v, rw);
+		map_page(m, ALIAS_AT + v * PAGE_SIZE, CODE + v, rw);
+		map_page(m, DATA_AT + v * PAGE_SIZE, DATA + v, rw);
+		map_page(m, STACK_AT + v * PAGE_SIZE, STACK + v, rw);
+	}
+	map_page(m, DATA_AT + 2 * PAGE_SIZE, READONLY, PTE_P);
+	map_page(m, PERCPU_AT, PERCPU, rw);
+	for (v = 0; v < 3; v++)
+		map_page(m, SYSTEM_AT + v * PAGE_SIZE, SYSTEM + v, rw);
+	for (v = 0; v < 32; v++) {
+		u64 at = SYSTEM_AT + PAGE_SIZE + v * 16, gate[2];
+
+		gate[0] = (at & 0xffff) | 8 << 16 | 0x8e01ull << 32 | (at >> 16 & 0xffff) << 48;
+		gate[1] = at >> 32;
+		memcpy(sys + v * 16, gate, 16);
+		page(m, HANDLERS)[v * 16] = 0xf4; /* hlt */
+	}
+	memcpy(sys + GDT_OFF + 8, &(u64){0x00af9b000000ffff}, 8);
+	memcpy(sys + TSS_OFF + 36, &(u64){SYSTEM_AT + 3 * PAGE_SIZE}, 8); /* IST 1 */
+}
+
+static u32 port_read(void *vm, u16 port, unsigned size)
+{
+	(void)vm, (void)size;
+	return port;
+}
+
+static void fpu_error(void *vm)
+{
+	(void)vm;
+}
+
+static const struct cpu_ops ops = {.port_read = port_read, .fpu_error = fpu_error};
+
+static void reset_guest(struct machine *m)
+{
+	struct cpu *c = m->c;
+	unsigned i;
+
+	cpu_reset(c);
+	c->cr0 = CR0_PE | CR0_PG | CR0_NE | CR0_ET | CR0_MP | CR0_WP;
+	c->cr4 = CR4_PAE | CR4_PGE;
+	c->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
+	c->cr3 = PT_GPA;
+	for (i = 0; i < SEG_COUNT; i++)
+		c->seg[i] = (struct seg_reg){.attr = SEG_NULL};
+	c->seg[SEG_GS].base = PERCPU_AT;
+	c->seg[SEG_CS] =
+	    (struct seg_reg){.limit = ~0u, .sel = 8, .attr = SEG_P | SEG_S | 0xb | SEG_L | SEG_G};
+	c->tr = (struct seg_reg){
+	    .base = SYSTEM_AT + TSS_OFF, .limit = 0x67, .sel = 0x28, .attr = SEG_P | 0xb};
+	c->gdtr = (struct table_reg){SYSTEM_AT + GDT_OFF, 0x17};
+	c->idtr = (struct table_reg){SYSTEM_AT, 0x1ff};
+	cpu_update_paging(c);
+	cpu_update_mode(c);
+}
+
+static void kicked(struct cpu *c)
+{
+	if (c->translator)
+		atomic_store_explicit(&c->attention, 1, memory_order_relaxed);
+}
+
+static void machine_init(struct machine *m, u64 ram_at, u64 code_at)
+{
+	m->c = aligned_alloc(64, ALIGN_UP(sizeof(*m->c), 64));
+	BUG_ON(!m->c);
+	memset(m->c, 0, sizeof(*m->c));
+	BUG_ON(ram_init(&m->ram, RAM_SIZE, (void *)ram_at));
+	mmu_init(&m->c->mmu, &m->ram, &m->stats, 40);
+	m->c->maxphyaddr = 40;
+	m->c->stats = &m->stats;
+	m->c->ops = &ops;
+	BUG_ON(engine_init(m->c, (void *)code_at));
+	build_guest(m);
+	reset_guest(m);
+}
+
+/* --- choosing instructions --- */
+
+/* RBX and R13 point into the data, R9 is a small index, R15 counts the loop: random instructions do
+ * not write them, nor RSP. */
+#define KEPT (1u << GPR_RBX | 1u << GPR_R13 | 1u << GPR_R9 | 1u << GPR_R15 | 1u << GPR_RSP)
+
+static void byte(struct soak *s, u8 b)
+{
+	BUG_ON(s->len >= sizeof(s->code));
+	s->code[s->len++] = b;
+}
+
+static void bytes(struct soak *s, const void *p, unsigned n)
+{
+	const u8 *b = p;
+
+	while (n--)
+		byte(s, *b++);
+}
+#define BYTES(s, ...) bytes(s, (const u8[]){__VA_ARGS__}, sizeof((const u8[]){__VA_ARGS__}))
+
+static void imm32(struct soak *s, u64 v)
+{
+	bytes(s, &v, 4);
+}
+
+struct form { /* of a memory operand */
+	bool gs, x, b;
+	u8 mod_rm, sib;
+	bool has_sib;
+	unsigned disp_size;
+	s32 disp;
+};
+
+static struct form random_form(struct soak *s)
+{
+	u64 r = rnd(s);
+	s32 d = r >> 40 & 0x7ff;
+	u32 data = (u32)DATA_AT + (r & 0x1000000000 ? 0 : 0xff0) + d;
+	u8 scale = r >> 16 & 0xc0;
+
+	switch (r & 7) {
+	case 0: return (struct form){.mod_rm = 0x83, .disp_size = 4, .disp = d};
+	case 1: return (struct form){.mod_rm = 0x43, .disp_size = 1, .disp = (s8)d};
+	case 2:
+		return (struct form){.b = 1,
+				     .x = 1,
+				     .mod_rm = 0x44,
+				     .sib = scale | 1 << 3 | 5,
+				     .has_sib = true,
+				     .disp_size = 1,
+				     .disp = (s8)d};
+	case 3: /* rsp */
+		return (struct form){
+		    .mod_rm = 0x44, .sib = 0x24, .has_sib = true, .disp_size = 1, .disp = d & 0x78};
+	case 4:
+	case 5:
+		return (struct form){
+		    .mod_rm = 4, .sib = 0x25, .has_sib = true, .disp_size = 4, .disp = (s32)data};
+	case 6: /* gs:[disp32] */
+		return (struct form){.gs = true,
+				     .mod_rm = 4,
+				     .sib = 0x25,
+				     .has_sib = true,
+				     .disp_size = 4,
+				     .disp = d};
+	default: /* gs:[r9*scale + disp32] */
+		return (struct form){.gs = true,
+				     .x = 1,
+				     .mod_rm = 4,
+				     .sib = scale | 1 << 3 | 5,
+				     .has_sib = true,
+				     .disp_size = 4,
+				     .disp = d};
+	}
+}
+
+static bool wanted(const struct insn *in)
+{
+	u8 ext = in->modrm >> 3 & 7;
+
+	if (in->class != CLASS_IDENTICAL && in->class != CLASS_MEMORY &&
+	    in->class != CLASS_STACK_DATA)
+		return false;
+	if ((in->gpr_written & KEPT) || in->state || in->moffs || in->vsib || in->addrsize != 8)
+		return false;
+	if (in->map == INSN_MAP_0F && in->opcode == 0xc7) /* rdrand rdseed */
+		return in->has_mem;
+	if (in->map == INSN_MAP_0F && in->has_mem && /* bit offsets reach too far */
+	    (in->opcode == 0xa3 || in->opcode == 0xab || in->opcode == 0xb3 || in->opcode == 0xbb))
+		return in->reg == GPR_R9;
+	if (in->map == INSN_MAP_1B && in->opcode == 0xff && ext >= 2) /* own items */
+		return false;
+	return in->has_modrm || in->class != CLASS_STACK_DATA;
+}
+
+/* One random instruction into code[len..]; false: try again. */
+static bool random_insn(struct soak *s)
+{
+	u64 r = rnd(s);
+	u8 p[16], rex = 0;
+	unsigned n = 0, i;
+	struct form f = random_form(s);
+	struct insn in;
+	bool vex = (r & 15) == 0, mem = r & 0x10;
+	u8 modrm = mem ? f.mod_rm | (r >> 8 & 0x38) : 0xc0 | (r >> 8 & 0x3f);
+	s32 disp = f.disp;
+	int len;
+
+	if (mem && f.gs)
+		p[n++] = 0x65;
+	if (vex) { /* ANDN, BEXTR, SHLX, MULX, RORX... */
+		p[n++] = 0xc4;
+		p[n++] = (r >> 16 & 0x80) | (mem && f.x ? 0 : 0x40) | (mem && f.b ? 0 : 0x20) |
+			 (2 + (r >> 17 & 1));
+		p[n++] = r >> 24 & 0xfb;
+	} else {
+		if ((r & 0x60) == 0)
+			p[n++] = 0x66;
+		if ((r & 0x380) == 0)
+			p[n++] = r & 0x400 ? 0xf0 : 0xf3;
+		rex = 0x40 | (r >> 16 & 0xc) | (mem ? (u64)(f.x << 1 | f.b) : r >> 18 & 1);
+		if (rex != 0x40 || (r & 0x800))
+			p[n++] = rex;
+		if (r & 0x100000)
+			p[n++] = 0x0f;
+	}
+	p[n++] = r >> 32;
+	p[n++] = modrm;
+	if (mem && f.has_sib)
+		p[n++] = f.sib;
+	i = n;
+	if (mem)
+		n += f.disp_size;
+	for (; n < 16; n++)
+		p[n] = rnd(s);
+	memcpy(p + i, &disp, mem ? f.disp_size : 0);
+	len = decoder_decode(s->dec, p, 15, INSN_MODE_64, &in);
+	if (len <= 0 || !wanted(&in) || in.has_mem != mem)
+		return false;
+	bytes(s, p, len);
+	return true;
+}
+
+/* --- items --- */
+
+/* add/or/.../cmp/mov/lea with a RIP-relative operand: the place in the code is known here. */
+static void rip_item(struct soak *s, u64 start)
+{
+	u64 r = rnd(s), target = DATA_AT + (r >> 16 & 0x1ff8);
+	u8 reg = r & 7, op = (r >> 3 & 0x38) | (r & 0x200 ? 1 : 3);
+
+	if (KEPT & 1u << reg)
+		reg = GPR_RAX;
+	if ((r & 0x3000) == 0)
+		op = 0x8d;
+	BYTES(s, 0x48 | (r >> 40 & 3), op, reg << 3 | 5); /* X and B mean nothing here */
+	imm32(s, target - (start + s->len + 4));
+}
+
+/* add r32, imm32, whose immediate others may write. */
+static void patched_item(struct soak *s)
+{
+	u8 reg = rnd(s) & 3; /* rax rcx rdx, rbx is kept */
+
+	BYTES(s, 0x81, 0xc0 | (reg == GPR_RBX ? 0 : reg));
+	if (s->n_patch < MAX_ITEMS)
+		s->patch[s->n_patch++] = s->code + s->len;
+	imm32(s, rnd(s));
+}
+
+static void patch_item(struct soak *s, u64 start)
+{
+	u64 at;
+
+	if (!s->n_patch)
+		return;
+	at = start + (s->patch[rnd(s) % s->n_patch] - s->code);
+	if (rnd(s) & 1) { /* mov byte [rip+x], imm8 */
+		BYTES(s, 0xc6, 0x05);
+		imm32(s, at - (start + s->len + 5));
+		byte(s, rnd(s));
+	} else { /* movabs rsi, alias; mov [rsi], eax */
+		at += ALIAS_AT - CODE_AT;
+		BYTES(s, 0x48, 0xbe);
+		bytes(s, &at, 8);
+		BYTES(s, 0x89, 0x06);
+	}
+}
+
+static void stack_item(struct soak *s)
+{
+	static const u8 safe[] = {GPR_RAX, GPR_RCX, GPR_RDX, GPR_RBP, GPR_RSI, GPR_RDI};
+	u8 reg = safe[rnd(s) % sizeof(safe)], k = rnd(s);
+
+	switch (k % 14) {
+	case 0:
+	case 1: BYTES(s, 0x50 | reg); break;
+	case 2:
+	case 3: BYTES(s, 0x58 | reg); break;
+	case 4: BYTES(s, 0x41, 0x50 | (k >> 5)); break;
+	case 5: BYTES(s, 0x6a, k); break;
+	case 6: BYTES(s, 0xff, 0x73, k & 0x78); break;                 /* push [rbx+x] */
+	case 7: BYTES(s, 0x8f, 0x43, k & 0x78); break;                 /* pop [rbx+x] */
+	case 8: BYTES(s, 0x48, 0x89, 0xe0 | reg); break;               /* mov r, rsp */
+	case 9: BYTES(s, 0x48, 0x8d, 0x44 | reg << 3, 0x24, k); break; /* lea r, [rsp+x] */
+	case 10: BYTES(s, 0x48, 0x83, k & 0x80 ? 0xc4 : 0xec, k & 0x38); break;
+	case 11: BYTES(s, 0x48, 0x8d, 0x64, 0x24, (k & 0x78) - 0x38); break; /* lea rsp, [rsp+x] */
+	case 12: /* push rbp; mov rbp, rsp; push rax; leave */
+		BYTES(s, 0x55, 0x48, 0x89, 0xe5, 0x50, 0xc9);
+		break;
+	default: /* pushfq; xor dword [rsp], flags; popfq */
+		BYTES(s, 0x9c, 0x81, 0x34, 0x24);
+		imm32(s, rnd(s) & (FL_ARITH | FL_IF));
+		if (k & 0x80)
+			byte(s, 0x9d);
+		else
+			byte(s, 0x58);
+	}
+}
+
+/* Over the next item. */
+static u8 *branch_item(struct soak *s)
+{
+	u64 r = rnd(s);
+
+	if (r & 0x10)
+		BYTES(s, 0x70 | (r & 15), 0);
+	else
+		BYTES(s, 0xeb, 0);
+	return s->code + s->len - 1;
+}
+
+static bool uses_stack(struct soak *s, unsigned at)
+{
+	struct insn in;
+
+	return decoder_decode(s->dec, s->code + at, s->len - at, INSN_MODE_64, &in) <= 0 ||
+	       in.base == GPR_RSP;
+}
+
+/* call over, [function], over: so that a return address is used */
+static void call_item(struct soak *s, u64 start)
+{
+	u64 r = rnd(s);
+	u8 *over;
+	u64 function;
+
+	BYTES(s, 0xeb, 0);
+	over = s->code + s->len;
+	function = start + s->len;
+	/* Not one that may write the return address: the engine finds a target that is not
+	 * canonical at the RET, translated code behind it. */
+	do
+		s->len = function - start;
+	while (!random_insn(s) || uses_stack(s, function - start));
+	if (r & 1) {
+		BYTES(s, 0xc3);
+	} else { /* ret 8 takes what the caller pushes */
+		BYTES(s, 0xc2, 8, 0);
+	}
+	over[-1] = s->code + s->len - over;
+	if (!(r & 1))
+		byte(s, 0x50);
+	switch (r >> 1 & 3) {
+	case 0: /* lea rax, [rip+x]; call rax */
+		BYTES(s, 0x48, 0x8d, 0x05);
+		imm32(s, function - (start + s->len + 4));
+		BYTES(s, 0xff, 0xd0);
+		break;
+	case 1: /* mov qword gs:[8], function; call gs:[8] */
+		BYTES(s, 0x65, 0x48, 0xc7, 0x04, 0x25, 8, 0, 0, 0);
+		imm32(s, function);
+		BYTES(s, 0x65, 0xff, 0x14, 0x25, 8, 0, 0, 0);
+		break;
+	default: byte(s, 0xe8); imm32(s, function - (start + s->len + 4));
+	}
+}
+
+static void string_item(struct soak *s)
+{
+	static const u8 op[] = {0xa4, 0xa5, 0xaa, 0xab, 0xac, 0xae, 0xa6};
+	u64 r = rnd(s);
+
+	BYTES(s, 0x48, 0x8d, 0x7b, r >> 8);                       /* lea rdi, [rbx+x] */
+	BYTES(s, 0x48, 0x8d, 0x73, r >> 16);                      /* lea rsi, [rbx+x] */
+	BYTES(s, 0xb9, r >> 24 & (r & 0x80 ? 255 : 15), 0, 0, 0); /* mov ecx, n */
+	if (r & 0x40)
+		byte(s, 0xf3);
+	if (r & 0x20)
+		byte(s, 0x48);
+	byte(s, op[(r & 15) % sizeof(op)]);
+}
+
+static void system_item(struct soak *s)
+{
+	switch (rnd(s) % 8) {
+	case 0: byte(s, 0xfa); break;
+	case 1: byte(s, 0xfb); break;
+	case 2: byte(s, 0xfc); break;
+	case 3: BYTES(s, 0x8c, 0xc8); break;       /* mov eax, cs */
+	case 4: BYTES(s, 0xe4, rnd(s)); break;     /* in al, imm8 */
+	case 5: BYTES(s, 0x0f, 0x01, 0x3b); break; /* invlpg [rbx] */
+	case 6: BYTES(s, 0x0f, 0x20, 0xd8); break; /* mov rax, cr3 */
+	default: BYTES(s, 0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8); break;
+	}
+}
+
+static void item(struct soak *s, u64 start)
+{
+	u64 k = rnd(s) % 32;
+
+	if (k < 18)
+		while (!random_insn(s))
+			;
+	else if (k < 20)
+		rip_item(s, start);
+	else if (k < 22)
+		patched_item(s);
+	else if (k == 22)
+		patch_item(s, start);
+	else if (k < 27)
+		stack_item(s);
+	else if (k < 29)
+		call_item(s, start);
+	else if (k == 29)
+		string_item(s);
+	else
+		system_item(s);
+}
+
+static void make_code(struct soak *s, u64 start)
+{
+	unsigned n = 1 + rnd(s) % MAX_ITEMS;
+	u8 *over = NULL;
+
+	s->len = s->n_patch = 0;
+	for (s->items = 0; s->items < n && s->len < sizeof(s->code) - 200; s->items++) {
+		u8 *next = rnd(s) % 6 ? NULL : branch_item(s);
+
+		item(s, start);
+		if (over)
+			over[0] = s->code + s->len - over - 1;
+		over = next;
+	}
+	if (over)
+		over[0] = s->code + s->len - over - 1;
+	if (rnd(s) & 1) { /* dec r15; jnz start */
+		BYTES(s, 0x49, 0xff, 0xcf, 0x0f, 0x85);
+		imm32(s, -(u64)(s->len + 4));
+	}
+	byte(s, 0xf4);
+	s->end = start + s->len;
+}
+
+/* --- running --- */
+
+static void set_state(struct soak *s, struct machine *m, const u64 gpr[16], u64 rflags, u64 rip)
+{
+	struct cpu *c = m->c;
+
+	(void)s;
+	memcpy(c->gpr, gpr, sizeof(c->gpr));
+	c->rip = rip;
+	c->cr2 = 0;
+	c->halted = false;
+	c->shadow = SHADOW_NONE;
+	cpu_set_rflags(c, rflags);
+	cpu_update_mode(c);
+}
+
+static void random_state(struct soak *s, u64 start, bool same_code)
+{
+	u64 gpr[16], flags = (rnd(s) & (FL_ARITH | FL_IF));
+	unsigned i, k;
+
+	for (i = 0; i < 16; i++) {
+		u64 r = rnd(s);
+
+		gpr[i] = r & 0x700 ? r : r & 0xff;
+	}
+	gpr[GPR_RBX] = DATA_AT + 0x100 + (rnd(s) & 0x1fff) % 0x1700;
+	gpr[GPR_R13] = DATA_AT + (rnd(s) & 7 ? 0x900 + rnd(s) % 0x400 : 0x1f00 + rnd(s) % 0x1100);
+	gpr[GPR_R9] = rnd(s) % 64;
+	gpr[GPR_RSP] = STACK_AT + (rnd(s) % 16 ? 0x1000 : 0x100) + (rnd(s) & 0x3f8);
+	gpr[GPR_R15] = 1 + rnd(s) % (rnd(s) % 8 ? 4 : 40);
+	for (i = 0; i < PAGES; i++)
+		for (k = 0; i != CODE && i != CODE2 && i < SYSTEM && k < PAGE_SIZE; k += 8) {
+			u64 r = rnd(s);
+
+			memcpy(page(&s->bt, i) + k, &r, 8);
+		}
+	memset(page(&s->bt, KSTACK), 0, PAGE_SIZE);
+	memcpy(page(&s->step, DATA), page(&s->bt, DATA), (SYSTEM - DATA) * PAGE_SIZE);
+	memset(page(&s->step, KSTACK), 0, PAGE_SIZE);
+	if (!same_code) {
+		gpa_t at = AREA_GPA + (start - CODE_AT);
+
+		BUG_ON(ram_write(&s->bt.ram, at, s->code, s->len));
+		BUG_ON(ram_write(&s->step.ram, at, s->code, s->len));
+	}
+	if (rnd(s) % 8 == 0) {
+		reset_guest(&s->bt);
+		reset_guest(&s->step);
+	}
+	set_state(s, &s->bt, gpr, flags, start);
+	set_state(s, &s->step, gpr, flags, start);
+}
+
+static enum cpu_exit run(struct machine *m)
+{
+	enum cpu_exit e;
+
+	BUG_ON(thunk_thread_enter(m->c->engine->thunks, m->c));
+	BUG_ON(engine_catch_kick(m->c, kicked));
+	do {
+		atomic_store_explicit(&m->c->attention, 0, memory_order_relaxed);
+		e = step_run(m->c, ~0ull);
+	} while (e == EXIT_ATTENTION);
+	return e;
+}
+
+/* --- comparing --- */
+
+static unsigned differ(const char *what, unsigned n, u64 bt, u64 step)
+{
+	printf("  %s%u: translated %016llx stepped %016llx\n", what, n, (unsigned long long)bt,
+	       (unsigned long long)step);
+	return 1;
+}
+
+static unsigned compare(struct soak *s)
+{
+	struct cpu *a = s->bt.c, *b = s->step.c;
+	unsigned bad = 0, i, k;
+
+	for (i = 0; i < 16; i++)
+		if (a->gpr[i] != b->gpr[i])
+			bad += differ("register ", i, a->gpr[i], b->gpr[i]);
+	if (a->rip != b->rip)
+		bad += differ("rip", 0, a->rip, b->rip);
+	if (cpu_rflags(a) != cpu_rflags(b))
+		bad += differ("rflags", 0, cpu_rflags(a), cpu_rflags(b));
+	if (a->cr2 != b->cr2)
+		bad += differ("cr2 ", 0, a->cr2, b->cr2);
+	for (i = 0; i < PAGES; i++)
+		for (k = 0; memcmp(page(&s->bt, i), page(&s->step, i), PAGE_SIZE) && k < PAGE_SIZE;
+		     k += 8)
+			if (memcmp(page(&s->bt, i) + k, page(&s->step, i) + k, 8))
+				bad += differ("memory ", i * PAGE_SIZE + k,
+					      *(u64 *)(void *)(page(&s->bt, i) + k),
+					      *(u64 *)(void *)(page(&s->step, i) + k));
+	return bad;
+}
+
+static void print_code(struct soak *s, u64 start)
+{
+	unsigned at = 0, i;
+	struct insn in;
+	char text[128];
+
+	while (at < s->len) {
+		int n =
+		    decoder_decode(s->dec, s->code + at, MIN(15u, s->len - at), INSN_MODE_64, &in);
+
+		if (n <= 0)
+			break;
+		printf("  %llx:", (unsigned long long)start + at);
+		for (i = 0; i < (unsigned)n; i++)
+			printf(" %02x", in.bytes[i]);
+		printf("  %s\n", decoder_format(s->dec, &in, start + at, text, sizeof(text)));
+		at += n;
+	}
+}
+
+/* What came out as it should have, at least once, or the soak tests nothing. */
+struct tally {
+	u64 tests, bad, faults;
+};
+
+static void one_test(struct soak *s, struct tally *t)
+{
+	/* Now and then across the two pages of code. */
+	u64 start = CODE_AT + (rnd(s) % 8 ? rnd(s) % 0xb00 : 0xf00 + rnd(s) % 0x100);
+	unsigned again;
+
+	make_code(s, start);
+	if (s->verbose)
+		print_code(s, start);
+	fflush(stdout);
+	for (again = 0; again < 3; again++) {
+		enum cpu_exit a, b;
+
+		random_state(s, start, again);
+		a = run(&s->bt);
+		b = run(&s->step);
+		t->tests++;
+		t->faults += s->step.c->rip != s->end;
+		if (a == b && !compare(s))
+			continue;
+		t->bad++;
+		printf("  ^ test %llu, run %u of it: exits %d %d\n", (unsigned long long)t->tests,
+		       again, a, b);
+		print_code(s, start);
+		memcpy(page(&s->bt, 0), page(&s->step, 0), PAGES * PAGE_SIZE);
+		op_flush_all(s->bt.c);
+		break;
+	}
+}
+
+static void start_kicks(void)
+{
+	struct sigevent ev = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = KICK_SIGNAL};
+	struct itimerspec it = {.it_value.tv_nsec = 1, .it_interval.tv_nsec = 40000};
+	timer_t timer;
+
+	BUG_ON(timer_create(CLOCK_MONOTONIC, &ev, &timer) || timer_settime(timer, 0, &it, NULL));
+}
+
+static void soak_init(struct soak *s)
+{
+	machine_init(&s->bt, LOWLAND_RAM, LOWLAND_CODE);
+	machine_init(&s->step, LOWLAND_RAM + (1ull << 40), LOWLAND_CODE + 0xc000000);
+	s->dec = decoder_new();
+	BUG_ON(!s->dec || bt_init(s->bt.c, (void *)LOWLAND_TRANSLATIONS) ||
+	       bt_configure(s->bt.c, &s->options));
+	BUG_ON(thunk_thread_enter(s->bt.c->engine->thunks, s->bt.c));
+	BUG_ON(engine_catch_kick(s->bt.c, kicked));
+	if (s->kicks)
+		start_kicks();
+}
+
+static bool option(struct soak *s, u64 *count, int argc, char **argv, int *i)
+{
+	const char *o = argv[*i];
+	u64 n = *i + 1 < argc ? strtoull(argv[*i + 1], NULL, 0) : 0;
+
+	if (!strcmp(o, "--one-insn"))
+		s->options.one_insn = true;
+	else if (!strcmp(o, "--no-chain"))
+		s->options.no_chain = true;
+	else if (!strcmp(o, "--lockstep"))
+		s->options.lockstep = 100;
+	else if (!strcmp(o, "--no-kicks"))
+		s->kicks = false;
+	else if (!strcmp(o, "--verbose"))
+		s->verbose = true;
+	else if (!n)
+		return false;
+	else if (!strcmp(o, "--count"))
+		*count = n, ++*i;
+	else if (!strcmp(o, "--seed"))
+		s->rng = n * 0x9e3779b97f4a7c15ull + 1, ++*i;
+	else if (!strcmp(o, "--flush-every"))
+		s->options.flush_every = n, ++*i;
+	else
+		return false;
+	return true;
+}
+
+int main(int argc, char **argv)
+{
+	static struct soak s = {.rng = 1, .kicks = true, .options.check_recovery = true};
+	struct tally t = {0};
+	u64 count = 100000;
+	char err[512];
+	int i;
+
+	if (lowland_enter(err, sizeof(err)))
+		return fprintf(stderr, "bt_step: %s\n", err), 1;
+	for (i = 1; i < argc; i++)
+		if (!option(&s, &count, argc, argv, &i))
+			return fprintf(stderr, "bt_step: %s? See the head of bt_step.c\n", argv[i]),
+			       2;
+	soak_init(&s);
+	while (s.step.c->insns < count && t.bad < 5)
+		one_test(&s, &t);
+	printf("%llu instructions in %llu runs of sequences, %llu ended by a fault\n",
+	       (unsigned long long)s.step.c->insns, (unsigned long long)t.tests,
+	       (unsigned long long)t.faults);
+	printf("translated: %llu blocks, %llu callouts, %llu kicks, %llu dropped blocks\n",
+	       (unsigned long long)s.bt.stats.n[STAT_bt_blocks],
+	       (unsigned long long)s.bt.stats.n[STAT_bt_callouts],
+	       (unsigned long long)s.bt.stats.n[STAT_bt_kicks],
+	       (unsigned long long)s.bt.stats.n[STAT_bt_dropped]);
+	printf("%llu passed, %llu failed\n", (unsigned long long)(t.tests - t.bad),
+	       (unsigned long long)t.bad);
+	return t.bad != 0 || !s.bt.stats.n[STAT_bt_blocks];
+}

@@ -1,0 +1,640 @@
+/*
+ * The shadow of the kernel half: which host mappings a fill makes, with which rights, and every way
+ * they leave. What is mapped is read from /proc/self/maps, what it leads to through the mapping
+ * itself. The addresses are those of Linux's vmalloc area, whose place is free in an ordinary
+ * process and under the sanitizers.
+ */
+#include <criterion/criterion.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "mmu.h"
+#include "shadow.h"
+
+#define VA     0xffffc90000000000ull
+#define ROOT   0x100000ull
+#define TABLES 0x101000ull /* handed out from here */
+#define DATA   0x400000ull /* gpa: 4 MiB and up is for tests */
+#define KERNEL (PTE_P | PTE_W)
+#define TWO_M  (2 * MIB)
+
+struct world {
+	struct ram ram;
+	struct stats stats;
+	struct paging pg;
+	struct shadow *shadow;
+	gpa_t next_table;
+	struct shadow_event last; /* seen by the watcher */
+	unsigned events;
+};
+
+static u8 *host_of(gva_t va)
+{
+	return (u8 *)(va + SHADOW_BIAS);
+}
+
+/* Rights of what is mapped at a host address, "----" if nothing is; *count: mappings there are. */
+static void look_at(const void *host, char rights[5], unsigned *count)
+{
+	FILE *f = fopen("/proc/self/maps", "r");
+	char line[512], r[5];
+	uintptr_t first, end;
+
+	cr_assert_not_null(f);
+	strcpy(rights, "----");
+	*count = 0;
+	while (fgets(line, sizeof(line), f)) {
+		cr_assert_eq(sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s", &first, &end, r), 3);
+		++*count;
+		if ((uintptr_t)host >= first && (uintptr_t)host < end)
+			strcpy(rights, r);
+	}
+	fclose(f);
+}
+
+#define expect_rights(va, want)                                                                    \
+	do {                                                                                       \
+		char rights_[5];                                                                   \
+		unsigned count_;                                                                   \
+		look_at(host_of(va), rights_, &count_);                                            \
+		cr_expect_str_eq(rights_, want, "%#llx is %s", (unsigned long long)(va), rights_); \
+	} while (0)
+#define NONE "----"
+#define RO   "r--s"
+#define RW   "rw-s"
+
+static struct world *open_world(u64 size)
+{
+	struct world *x = calloc(1, sizeof(*x));
+
+	expect_rights(VA, NONE); /* else nothing here means anything */
+	expect_rights(VA + 64 * GIB, NONE);
+	cr_assert_eq(ram_init(&x->ram, size, NULL), 0);
+	x->shadow = shadow_new(&x->ram, &x->stats);
+	cr_assert_not_null(x->shadow);
+	x->next_table = TABLES;
+	x->pg = (struct paging){.cr0 = CR0_PE | CR0_PG | CR0_WP,
+				.cr3 = ROOT,
+				.cr4 = CR4_PAE | CR4_PGE,
+				.efer = EFER_LME | EFER_LMA | EFER_NXE,
+				.maxphyaddr = 40};
+	return x;
+}
+
+static void close_world(struct world *x)
+{
+	shadow_free(x->shadow);
+	ram_destroy(&x->ram);
+	free(x);
+}
+
+/* The entry for va at a level, tables above made as needed. */
+static u64 *pte(struct world *x, gva_t va, unsigned level)
+{
+	gpa_t table = ROOT;
+	unsigned l;
+
+	for (l = 4;; l--) {
+		u64 *e = (u64 *)(x->ram.window + table) + (va >> (3 + 9 * l) & 0x1ff);
+
+		if (l == level)
+			return e;
+		if (!(*e & PTE_P) || (*e & PTE_PS)) {
+			cr_assert_lt(x->next_table, DATA);
+			*e = x->next_table | KERNEL | PTE_U;
+			x->next_table += PAGE_SIZE;
+		}
+		table = *e & 0xfffffff000;
+	}
+}
+
+static void map4k(struct world *x, gva_t va, u64 entry)
+{
+	*pte(x, va, 1) = entry;
+}
+
+static void map2m(struct world *x, gva_t va, u64 entry)
+{
+	*pte(x, va, 2) = entry | PTE_PS;
+}
+
+static void map1g(struct world *x, gva_t va, u64 entry)
+{
+	*pte(x, va, 3) = entry | PTE_PS;
+}
+
+static enum shadow_fill fill(struct world *x, gva_t va, bool write)
+{
+	return shadow_fill(x->shadow, &x->pg, va, write);
+}
+
+static u64 fills(const struct world *x)
+{
+	return x->stats.n[STAT_shadow_fills];
+}
+
+/* Is the byte at va, through the shadow, that of gpa? Both ways if it is writable. */
+static void same_byte(struct world *x, gva_t va, gpa_t gpa, bool writable)
+{
+	volatile u8 *p = host_of(va), *q = x->ram.window + gpa;
+
+	*q = 0x5a;
+	cr_assert_eq(*p, 0x5a, "%#lx does not read gpa %#lx", va, gpa);
+	*q = 0xa5;
+	cr_assert_eq(*p, 0xa5);
+	if (writable) {
+		*p = 0x3c;
+		cr_assert_eq(*q, 0x3c, "%#lx does not write gpa %#lx", va, gpa);
+	}
+}
+
+/* As the decoder or translator does it. */
+static void mark_code(struct world *x, gpa_t page)
+{
+	x->ram.code[page >> 12] = 1;
+	shadow_revoke_write(x->shadow, page);
+}
+
+/* --- fills --- */
+
+Test(shadow, a_clean_page_is_read_only_until_written)
+{
+	struct world *x = open_world(16 * MIB);
+
+	map4k(x, VA, DATA | KERNEL);
+	expect_rights(VA, NONE);
+	cr_assert_eq(fill(x, VA + 0x123, false), SHADOW_MAPPED);
+	expect_rights(VA, RO);
+	expect_rights(VA + PAGE_SIZE, NONE);
+	same_byte(x, VA + 0x123, DATA + 0x123, false);
+	cr_assert_eq(*pte(x, VA, 1) & (PTE_A | PTE_D), PTE_A);
+
+	cr_assert_eq(fill(x, VA + 0xfff, true), SHADOW_MAPPED);
+	expect_rights(VA, RW);
+	same_byte(x, VA + 0xfff, DATA + 0xfff, true);
+	cr_assert_eq(*pte(x, VA, 1) & (PTE_A | PTE_D), PTE_A | PTE_D);
+	cr_assert_eq(fills(x), 2);
+	close_world(x);
+	expect_rights(VA, NONE);
+}
+
+Test(shadow, a_dirty_page_is_writable_at_once)
+{
+	struct world *x = open_world(16 * MIB);
+
+	map4k(x, VA, DATA | KERNEL | PTE_D);
+	cr_assert_eq(fill(x, VA, false), SHADOW_MAPPED);
+	expect_rights(VA, RW);
+	close_world(x);
+}
+
+Test(shadow, dirty_but_read_only)
+{
+	struct world *x = open_world(16 * MIB);
+
+	map4k(x, VA, DATA | PTE_P | PTE_D);
+	cr_assert_eq(fill(x, VA, false), SHADOW_MAPPED);
+	expect_rights(VA, RO);
+	cr_assert_eq(fill(x, VA, true), SHADOW_FAULT);
+	expect_rights(VA, RO);
+
+	/* Without CR0.WP a supervisor may write it. */
+	x->pg.cr0 &= ~CR0_WP;
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	expect_rights(VA, RW);
+	same_byte(x, VA, DATA, true);
+	close_world(x);
+}
+
+Test(shadow, a_2m_leaf_is_one_mapping)
+{
+	struct world *x = open_world(16 * MIB);
+
+	map2m(x, VA + TWO_M, DATA | KERNEL);
+	cr_assert_eq(fill(x, VA + TWO_M + 0x12345, false), SHADOW_MAPPED);
+	cr_assert_eq(fills(x), 1);
+	expect_rights(VA + TWO_M, RO);
+	expect_rights(VA + 2 * TWO_M - 1, RO);
+	expect_rights(VA + TWO_M - 1, NONE);
+	expect_rights(VA + 2 * TWO_M, NONE);
+	same_byte(x, VA + TWO_M, DATA, false);
+	same_byte(x, VA + 2 * TWO_M - 1, DATA + TWO_M - 1, false);
+
+	cr_assert_eq(fill(x, VA + TWO_M, true), SHADOW_MAPPED);
+	cr_assert(*pte(x, VA + TWO_M, 2) & PTE_D);
+	expect_rights(VA + TWO_M, RW);
+	expect_rights(VA + 2 * TWO_M - 1, RW);
+	same_byte(x, VA + 2 * TWO_M - 1, DATA + TWO_M - 1, true);
+	close_world(x);
+}
+
+Test(shadow, a_1g_leaf_comes_in_pieces_of_2m)
+{
+	struct world *x = open_world(16 * MIB);
+
+	map1g(x, VA, 0 | KERNEL);
+	cr_assert_eq(fill(x, VA + DATA + 5, true), SHADOW_MAPPED);
+	cr_assert(*pte(x, VA, 3) & PTE_D);
+	expect_rights(VA + DATA, RW);
+	expect_rights(VA + DATA + TWO_M - 1, RW);
+	expect_rights(VA + DATA - 1, NONE);
+	expect_rights(VA + DATA + TWO_M, NONE);
+	same_byte(x, VA + DATA + 5, DATA + 5, true);
+	same_byte(x, VA + DATA + TWO_M - 1, DATA + TWO_M - 1, true);
+
+	/* Around the VGA hole only single pages can be mapped; the hole and what lies beyond RAM
+	 * are no RAM. */
+	cr_assert_eq(fill(x, VA + 0x9f000, false), SHADOW_MAPPED);
+	expect_rights(VA + 0x9f000, RW);
+	expect_rights(VA + 0x9e000, NONE);
+	expect_rights(VA + 0xa0000, NONE);
+	same_byte(x, VA + 0x9f007, 0x9f007, true);
+	cr_assert_eq(fill(x, VA + 0xa0000, true), SHADOW_IO);
+	cr_assert_eq(fill(x, VA + 16 * MIB, false), SHADOW_IO);
+	expect_rights(VA + 0xa0000, NONE);
+	expect_rights(VA + 16 * MIB, NONE);
+	close_world(x);
+}
+
+Test(shadow, ram_above_4g)
+{
+	struct world *x = open_world(3 * GIB + 8 * MIB);
+
+	map2m(x, VA, (RAM_HIGH_START + TWO_M) | KERNEL);
+	map4k(x, VA + TWO_M, (RAM_HIGH_START + 0x5000) | KERNEL);
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, VA + TWO_M, true), SHADOW_MAPPED);
+	same_byte(x, VA + 0x1234, RAM_HIGH_START + TWO_M + 0x1234, true);
+	same_byte(x, VA + TWO_M + 0x77, RAM_HIGH_START + 0x5077, true);
+	close_world(x);
+}
+
+Test(shadow, what_the_tables_forbid_is_a_fault_and_maps_nothing)
+{
+	struct world *x = open_world(16 * MIB);
+
+	cr_assert_eq(fill(x, VA, false), SHADOW_FAULT);
+	map4k(x, VA, DATA | PTE_W); /* not present */
+	cr_assert_eq(fill(x, VA, false), SHADOW_FAULT);
+	map4k(x, VA, DATA | KERNEL | 1ull << 45); /* beyond MAXPHYADDR: reserved */
+	cr_assert_eq(fill(x, VA, false), SHADOW_FAULT);
+	map4k(x, VA, DATA | PTE_P);
+	cr_assert_eq(fill(x, VA, true), SHADOW_FAULT);
+	map4k(x, VA, DATA | KERNEL | PTE_U);
+	x->pg.cr4 |= CR4_SMAP;
+	cr_expect_eq(fill(x, VA, false), SHADOW_MAPPED, "SMAP is not offered; CPL 0 may read");
+	shadow_flush_all(x->shadow);
+	expect_rights(VA, NONE);
+	close_world(x);
+}
+
+Test(shadow, io_maps_nothing)
+{
+	struct world *x = open_world(16 * MIB);
+
+	map4k(x, VA, 0xfee00000 | KERNEL);
+	cr_assert_eq(fill(x, VA, false), SHADOW_IO);
+	cr_assert_eq(fill(x, VA, true), SHADOW_IO);
+	map2m(x, VA + TWO_M, 64 * MIB | KERNEL);
+	cr_assert_eq(fill(x, VA + TWO_M, true), SHADOW_IO);
+	cr_assert_eq(fills(x), 0);
+	expect_rights(VA, NONE);
+	close_world(x);
+}
+
+/* --- code --- */
+
+Test(shadow, a_code_page_is_never_writable)
+{
+	struct world *x = open_world(16 * MIB);
+
+	mark_code(x, DATA);
+	map4k(x, VA, DATA | KERNEL | PTE_D);
+	cr_assert_eq(fill(x, VA, false), SHADOW_MAPPED);
+	expect_rights(VA, RO);
+	cr_assert_eq(fill(x, VA, true), SHADOW_CODE);
+	expect_rights(VA, RO);
+
+	/* Given up as code: writable with the next write. */
+	x->ram.code[DATA >> 12] = 0;
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	expect_rights(VA, RW);
+	close_world(x);
+}
+
+Test(shadow, a_write_to_code_sets_dirty)
+{
+	struct world *x = open_world(16 * MIB);
+
+	mark_code(x, DATA);
+	map4k(x, VA, DATA | KERNEL);
+	cr_assert_eq(fill(x, VA, true), SHADOW_CODE);
+	cr_assert_eq(*pte(x, VA, 1) & (PTE_A | PTE_D), PTE_A | PTE_D, "as the write will");
+	close_world(x);
+}
+
+Test(shadow, code_in_a_large_mapping)
+{
+	struct world *x = open_world(16 * MIB);
+	gpa_t code = DATA + 7 * PAGE_SIZE;
+
+	mark_code(x, code);
+	mark_code(x, DATA + TWO_M - PAGE_SIZE);
+	map2m(x, VA, DATA | KERNEL | PTE_D);
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	expect_rights(VA, RW);
+	expect_rights(VA + 6 * PAGE_SIZE, RW);
+	expect_rights(VA + 7 * PAGE_SIZE, RO);
+	expect_rights(VA + 8 * PAGE_SIZE, RW);
+	expect_rights(VA + TWO_M - PAGE_SIZE, RO);
+	cr_assert_eq(fill(x, VA + 7 * PAGE_SIZE, true), SHADOW_CODE);
+	same_byte(x, VA + 7 * PAGE_SIZE, code, false);
+
+	x->ram.code[code >> 12] = 0;
+	cr_assert_eq(fill(x, VA + 7 * PAGE_SIZE, true), SHADOW_MAPPED);
+	expect_rights(VA + 7 * PAGE_SIZE, RW);
+	expect_rights(VA + TWO_M - PAGE_SIZE, RO);
+	same_byte(x, VA + 7 * PAGE_SIZE, code, true);
+	close_world(x);
+}
+
+Test(shadow, becoming_code_takes_writing_from_every_alias)
+{
+	struct world *x = open_world(16 * MIB);
+	gpa_t code = DATA + 3 * PAGE_SIZE;
+	gva_t large = VA, small = VA + GIB, other = VA + 2 * GIB;
+
+	map2m(x, large, DATA | KERNEL | PTE_D);
+	map4k(x, small, code | KERNEL | PTE_D);
+	map4k(x, small + PAGE_SIZE, (code + PAGE_SIZE) | KERNEL | PTE_D);
+	map4k(x, other, code | KERNEL | PTE_D);
+	cr_assert_eq(fill(x, large, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, small, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, small + PAGE_SIZE, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, other, true), SHADOW_MAPPED);
+	same_byte(x, small, code, true);
+	same_byte(x, large + 3 * PAGE_SIZE, code, true);
+
+	mark_code(x, code);
+	expect_rights(large + 3 * PAGE_SIZE, RO);
+	expect_rights(small, RO);
+	expect_rights(other, RO);
+	expect_rights(large + 2 * PAGE_SIZE, RW);
+	expect_rights(large + 4 * PAGE_SIZE, RW);
+	expect_rights(small + PAGE_SIZE, RW);
+	same_byte(x, other, code, false);
+	cr_assert_eq(fill(x, small, true), SHADOW_CODE);
+	cr_assert_eq(fill(x, large + 3 * PAGE_SIZE, true), SHADOW_CODE);
+	close_world(x);
+}
+
+/* --- leaving --- */
+
+Test(shadow, a_changed_entry_counts_from_invlpg_on)
+{
+	struct world *x = open_world(16 * MIB);
+
+	map4k(x, VA, DATA | KERNEL | PTE_D);
+	map4k(x, VA + PAGE_SIZE, (DATA + PAGE_SIZE) | KERNEL | PTE_D);
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, VA + PAGE_SIZE, true), SHADOW_MAPPED);
+	map4k(x, VA, (DATA + 5 * PAGE_SIZE) | KERNEL | PTE_D);
+	same_byte(x, VA, DATA, true); /* like a TLB */
+	shadow_invlpg(x->shadow, VA + 0x456);
+	expect_rights(VA, NONE);
+	expect_rights(VA + PAGE_SIZE, RW);
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	same_byte(x, VA, DATA + 5 * PAGE_SIZE, true);
+	shadow_invlpg(x->shadow, VA + GIB); /* nothing there */
+	shadow_invlpg(x->shadow, VA + 2 * PAGE_SIZE);
+	expect_rights(VA, RW);
+	close_world(x);
+}
+
+Test(shadow, invlpg_of_one_byte_drops_a_2m_leaf)
+{
+	struct world *x = open_world(16 * MIB);
+
+	map2m(x, VA, DATA | KERNEL | PTE_D | PTE_G);
+	map2m(x, VA + TWO_M, (DATA + TWO_M) | KERNEL | PTE_D);
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, VA + TWO_M, true), SHADOW_MAPPED);
+	shadow_invlpg(x->shadow, VA + 0x101234);
+	expect_rights(VA, NONE);
+	expect_rights(VA + TWO_M - 1, NONE);
+	expect_rights(VA + TWO_M, RW);
+	close_world(x);
+}
+
+/* SDM vol. 3, 4.10.4.1: INVLPG reaches all of a page, however it was cut up. */
+Test(shadow, invlpg_of_one_byte_drops_all_pieces_of_its_leaf)
+{
+	struct world *x = open_world(16 * MIB);
+
+	map1g(x, VA, 0 | KERNEL | PTE_D);
+	cr_assert_eq(fill(x, VA + DATA, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, VA + DATA + TWO_M, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, VA + 0x5000, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, VA + 0x6000, true), SHADOW_MAPPED);
+	shadow_invlpg(x->shadow, VA + 0x6000);
+	expect_rights(VA + 0x6000, NONE);
+	expect_rights(VA + 0x5000, NONE);
+	expect_rights(VA + DATA, NONE);
+	expect_rights(VA + DATA + TWO_M, NONE);
+	close_world(x);
+}
+
+Test(shadow, a_new_cr3_leaves_global_pages)
+{
+	struct world *x = open_world(16 * MIB);
+
+	map4k(x, VA, DATA | KERNEL | PTE_D | PTE_G);
+	map4k(x, VA + PAGE_SIZE, DATA | KERNEL | PTE_D);
+	map2m(x, VA + TWO_M, DATA | KERNEL | PTE_D | PTE_G);
+	map2m(x, VA + 2 * TWO_M, DATA | KERNEL | PTE_D);
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, VA + PAGE_SIZE, false), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, VA + TWO_M + 5 * PAGE_SIZE, false), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, VA + 2 * TWO_M + 5 * PAGE_SIZE, true), SHADOW_MAPPED);
+	shadow_flush_non_global(x->shadow);
+	expect_rights(VA, RW);
+	expect_rights(VA + PAGE_SIZE, NONE);
+	expect_rights(VA + TWO_M, RW);
+	expect_rights(VA + 2 * TWO_M, NONE);
+	expect_rights(VA + 2 * TWO_M + 5 * PAGE_SIZE, NONE);
+
+	/* Once more, what has come back in between. */
+	cr_assert_eq(fill(x, VA + PAGE_SIZE, true), SHADOW_MAPPED);
+	shadow_flush_non_global(x->shadow);
+	expect_rights(VA, RW);
+	expect_rights(VA + PAGE_SIZE, NONE);
+	close_world(x);
+}
+
+Test(shadow, no_page_is_global_without_pge)
+{
+	struct world *x = open_world(16 * MIB);
+
+	x->pg.cr4 &= ~CR4_PGE;
+	map4k(x, VA, DATA | KERNEL | PTE_D | PTE_G);
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	shadow_flush_non_global(x->shadow);
+	expect_rights(VA, NONE);
+	close_world(x);
+}
+
+Test(shadow, a_full_flush_leaves_nothing)
+{
+	struct world *x = open_world(16 * MIB);
+	char rights[5];
+	unsigned before, after;
+
+	look_at(NULL, rights, &before);
+	map4k(x, VA, DATA | KERNEL | PTE_D | PTE_G);
+	map2m(x, VA + TWO_M, DATA | KERNEL | PTE_D | PTE_G);
+	map1g(x, VA + GIB, 0 | KERNEL | PTE_D | PTE_G);
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, VA + TWO_M, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, VA + GIB + DATA, true), SHADOW_MAPPED);
+	shadow_flush_all(x->shadow);
+	look_at(NULL, rights, &after);
+	cr_assert_eq(after, before);
+	cr_assert_eq(x->stats.n[STAT_shadow_flushes], 1);
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	same_byte(x, VA, DATA, true);
+	close_world(x);
+}
+
+/* --- leaves that change their size without a flush, which a guest may --- */
+
+Test(shadow, a_leaf_that_was_split)
+{
+	struct world *x = open_world(16 * MIB);
+
+	map2m(x, VA, DATA | KERNEL | PTE_D);
+	cr_assert_eq(fill(x, VA, false), SHADOW_MAPPED);
+	*pte(x, VA, 2) = 0;
+	map4k(x, VA + PAGE_SIZE, (DATA + 9 * PAGE_SIZE) | KERNEL);
+	cr_assert_eq(fill(x, VA + PAGE_SIZE, true), SHADOW_MAPPED);
+	same_byte(x, VA + PAGE_SIZE, DATA + 9 * PAGE_SIZE, true);
+	expect_rights(VA, NONE);
+	shadow_invlpg(x->shadow, VA + PAGE_SIZE);
+	expect_rights(VA + PAGE_SIZE, NONE);
+	close_world(x);
+}
+
+Test(shadow, small_pages_that_became_a_leaf)
+{
+	struct world *x = open_world(16 * MIB);
+
+	map4k(x, VA, (DATA + TWO_M) | KERNEL | PTE_D);
+	map4k(x, VA + PAGE_SIZE, (DATA + TWO_M) | KERNEL | PTE_D);
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, VA + PAGE_SIZE, true), SHADOW_MAPPED);
+	map2m(x, VA, DATA | KERNEL | PTE_D);
+	cr_assert_eq(fill(x, VA + 5 * PAGE_SIZE, true), SHADOW_MAPPED);
+	same_byte(x, VA, DATA, true);
+	same_byte(x, VA + PAGE_SIZE, DATA + PAGE_SIZE, true);
+	shadow_flush_non_global(x->shadow);
+	expect_rights(VA, NONE);
+	close_world(x);
+}
+
+/* --- limits --- */
+
+/* Aliases of one page merge with nothing. A process may have 65530 mappings by default. */
+Test(shadow, too_many_mappings_are_a_flush, .timeout = 60)
+{
+	struct world *x = open_world(16 * MIB);
+	unsigned i, count;
+	char rights[5];
+
+	for (i = 0; i < 70000 && !x->stats.n[STAT_shadow_flushes]; i++) {
+		gva_t va = VA + i * PAGE_SIZE;
+
+		map4k(x, va, DATA | KERNEL | PTE_D);
+		cr_assert_eq(fill(x, va, true), SHADOW_MAPPED);
+	}
+	cr_assert_eq(x->stats.n[STAT_shadow_flushes], 1, "after %u", i);
+	cr_assert_gt(i, 1000);
+	look_at(host_of(VA), rights, &count);
+	cr_expect_str_eq(rights, NONE);
+	cr_expect_lt(count, 1000);
+	expect_rights(VA + (i - 1) * PAGE_SIZE, RW);
+	same_byte(x, VA + (i - 1) * PAGE_SIZE, DATA, true);
+	close_world(x);
+}
+
+/* Every other page of large mappings becomes code: more pieces than the host allows. The shadow
+ * gives up its mappings, never the promise that code cannot be written unseen. */
+Test(shadow, code_that_shatters_large_mappings, .timeout = 60)
+{
+	const unsigned n = 200; /* x 512 pieces is more than the host will have */
+	struct world *x = open_world(8 * MIB);
+	unsigned i, count;
+	char rights[5];
+
+	for (i = 0; i < n; i++) {
+		map2m(x, VA + i * TWO_M, DATA | KERNEL | PTE_D);
+		cr_assert_eq(fill(x, VA + i * TWO_M, true), SHADOW_MAPPED);
+	}
+	for (gpa_t at = DATA; at < DATA + TWO_M; at += 2 * PAGE_SIZE)
+		mark_code(x, at);
+	for (i = 0; i < n; i++) {
+		look_at(host_of(VA + i * TWO_M), rights, &count);
+		cr_expect_str_neq(rights, RW, "code is writable in mapping %u", i);
+		look_at(host_of(VA + (i + 1) * TWO_M - 2 * PAGE_SIZE), rights, &count);
+		cr_expect_str_neq(rights, RW, "code is writable in mapping %u", i);
+	}
+	cr_assert_eq(fill(x, VA + PAGE_SIZE, true), SHADOW_MAPPED);
+	cr_assert_eq(fill(x, VA, true), SHADOW_CODE);
+	close_world(x);
+}
+
+/* --- what is reported --- */
+
+static void watcher(void *opaque, const struct shadow_event *ev)
+{
+	struct world *x = opaque;
+
+	x->last = *ev;
+	x->events++;
+}
+
+Test(shadow, events)
+{
+	struct world *x = open_world(16 * MIB);
+
+	shadow_watch(x->shadow, watcher, x);
+	map2m(x, VA, DATA | KERNEL | PTE_G);
+	map4k(x, VA + TWO_M, DATA | KERNEL);
+	cr_assert_eq(fill(x, VA + 0x12345, true), SHADOW_MAPPED);
+	cr_assert_eq(x->events, 1);
+	cr_assert_eq(x->last.kind, SHADOW_EV_FILL);
+	cr_assert_eq(x->last.va, VA);
+	cr_assert_eq(x->last.gpa, DATA);
+	cr_assert_eq(x->last.size, TWO_M);
+	cr_assert(x->last.write && x->last.global);
+	cr_assert_eq(fill(x, VA + TWO_M + 5, false), SHADOW_MAPPED);
+	cr_assert_eq(x->last.size, PAGE_SIZE);
+	cr_assert(!x->last.write && !x->last.global);
+	mark_code(x, DATA);
+	cr_assert_eq(x->last.kind, SHADOW_EV_READ_ONLY);
+	cr_assert_eq(x->last.va, VA);
+	shadow_flush_non_global(x->shadow);
+	cr_assert_eq(x->last.kind, SHADOW_EV_FLUSH_NON_GLOBAL);
+	cr_assert_eq(x->last.count, 1);
+	shadow_invlpg(x->shadow, VA + 7);
+	cr_assert_eq(x->last.kind, SHADOW_EV_INVLPG);
+	cr_assert_eq(x->last.size, TWO_M);
+	shadow_invlpg(x->shadow, VA + 7);
+	cr_assert_eq(x->last.size, 0);
+	shadow_flush_all(x->shadow);
+	cr_assert_eq(x->last.kind, SHADOW_EV_FLUSH_ALL);
+	cr_assert_eq(x->last.count, 0);
+	shadow_watch(x->shadow, NULL, NULL);
+	x->events = 0;
+	cr_assert_eq(fill(x, VA, false), SHADOW_MAPPED);
+	cr_assert_eq(x->events, 0);
+	close_world(x);
+}

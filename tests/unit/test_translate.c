@@ -1,0 +1,521 @@
+/*
+ * What guest instructions become: host bytes by class, the ways out of a block, dropping and
+ * chaining, and the log that shows all of it. Nothing is run here.
+ *
+ * Translated code wants the CPU below 2 GiB: the tests are not position-independent, so malloc is
+ * kept on the heap.
+ */
+#define _GNU_SOURCE
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <malloc.h>
+#include <string.h>
+
+#include "step.h"
+#include "translate.h"
+
+#define PC   0xffffffff81000000ull
+#define ROOT 0x100000ull
+#define CODE 0x110000ull /* gpa of PC, four pages */
+#define AREA ((void *)0x70000000)
+
+struct world {
+	struct cpu *c;
+	struct bt *bt;
+	struct ram ram;
+	struct stats stats;
+	u64 used; /* guest bytes put */
+	u8 want[256];
+	unsigned n_want;
+};
+
+static struct world *open_world(void)
+{
+	struct world *x;
+	u64 *table;
+	int rc;
+
+	mallopt(M_MMAP_MAX, 0);
+	x = calloc(1, sizeof(*x));
+	x->c = aligned_alloc(64, ALIGN_UP(sizeof(*x->c), 64));
+	memset(x->c, 0, sizeof(*x->c));
+	cr_assert_eq(ram_init(&x->ram, 4 * MIB, NULL), 0);
+	x->c->maxphyaddr = 40;
+	x->c->stats = &x->stats;
+	mmu_init(&x->c->mmu, &x->ram, &x->stats, 40);
+	cpu_reset(x->c);
+	table = (u64 *)(void *)(x->ram.window + ROOT);
+	table[511] = (ROOT + 0x1000) | PTE_P | PTE_W;
+	table[512 + 510] = (ROOT + 0x2000) | PTE_P | PTE_W;
+	table[2 * 512 + 8] = (ROOT + 0x3000) | PTE_P | PTE_W;
+	for (unsigned i = 0; i < 4; i++)
+		table[3 * 512 + i] = (CODE + i * PAGE_SIZE) | PTE_P | PTE_W | PTE_G;
+	x->c->cr0 = CR0_PE | CR0_PG | CR0_WP;
+	x->c->cr3 = ROOT;
+	x->c->cr4 = CR4_PAE | CR4_PGE;
+	x->c->efer = EFER_LME | EFER_LMA | EFER_NXE;
+	x->c->seg[SEG_CS].attr |= SEG_L;
+	x->c->cpl = 0;
+	cpu_update_mode(x->c);
+	cpu_update_paging(x->c);
+	cr_assert_eq(engine_init(x->c, NULL), 0);
+	rc = bt_init(x->c, AREA);
+	if (rc == -ENOTSUP)
+		cr_skip_test("no FSGSBASE");
+#ifdef __SANITIZE_ADDRESS__
+	if (rc == -EFAULT)
+		cr_skip_test("the sanitizer's heap is not below 2 GiB");
+#endif
+	cr_assert_eq(rc, 0);
+	x->bt = x->c->translator;
+	return x;
+}
+
+static void close_world(struct world *x)
+{
+	bt_free(x->c);
+	engine_free(x->c);
+	ram_destroy(&x->ram);
+	free(x->c);
+	free(x);
+}
+
+/* Guest code at an offset from PC, as hexadecimal digits. */
+static unsigned put(struct world *x, unsigned off, const char *hex)
+{
+	unsigned n = 0, v;
+
+	for (; *hex; hex += 2, n++) {
+		while (*hex == ' ')
+			hex++;
+		cr_assert_eq(sscanf(hex, "%2x", &v), 1);
+		x->ram.window[CODE + off + n] = (u8)v;
+	}
+	return n;
+}
+
+static struct block *block_at(struct world *x, u64 pc)
+{
+	struct block *b;
+
+	x->c->rip = pc;
+	b = bt_find_block(x->bt);
+	cr_assert_not_null(b);
+	cr_assert_eq(b->pc, pc);
+	return b;
+}
+
+static const u8 *host(const struct world *x, const struct block *b)
+{
+	return x->bt->rw + b->host;
+}
+
+/* --- what is expected --- */
+
+static void want_hex(struct world *x, const char *hex)
+{
+	unsigned v;
+
+	for (; *hex; hex += 2) {
+		while (*hex == ' ')
+			hex++;
+		cr_assert_eq(sscanf(hex, "%2x", &v), 1);
+		x->want[x->n_want++] = (u8)v;
+	}
+}
+
+static void want32(struct world *x, u64 v)
+{
+	u32 w = (u32)v;
+
+	memcpy(x->want + x->n_want, &w, 4);
+	x->n_want += 4;
+}
+
+static void want64(struct world *x, u64 v)
+{
+	memcpy(x->want + x->n_want, &v, 8);
+	x->n_want += 8;
+}
+
+#define CTX(x, field) ((u64)(uintptr_t) & (x)->c->field)
+
+/* jmp rel32 from the place expected now to common code. */
+static void want_jmp(struct world *x, const struct block *b, u32 to)
+{
+	want_hex(x, "e9");
+	want32(x, to - (b->host + x->n_want + 4));
+}
+
+static void expect_start(struct world *x, const struct block *b, const char *what)
+{
+	char got[3 * 64 + 1] = "";
+
+	for (unsigned i = 0; i < MIN(x->n_want, 64u); i++)
+		sprintf(got + 3 * i, "%02x ", host(x, b)[i]);
+	cr_expect(!memcmp(host(x, b), x->want, x->n_want), "%s became %s", what, got);
+	x->n_want = 0;
+}
+
+/* Each guest instruction, followed by HLT, must begin with these host bytes. */
+static void expect_becomes(struct world *x, const char *guest, const char *want)
+{
+	char text[128];
+
+	bt_flush(x->bt);
+	snprintf(text, sizeof(text), "%s f4", guest);
+	put(x, 0, text);
+	want_hex(x, want);
+	expect_start(x, block_at(x, PC), guest);
+}
+
+/* The instruction at guest offset `off` of the block ends it as a callout. */
+static bool is_callout(struct world *x, const struct block *b, u32 off)
+{
+	for (unsigned i = 0; i < b->n_recovery; i++) {
+		const u8 *p = host(x, b) + b->recovery[i].host;
+		u32 rip = (u32)CTX(x, rip), step = (u32)CTX(x, bt.step);
+		u32 at = (u32)(b->pc + off);
+
+		if (b->recovery[i].guest == off && !memcmp(p, "\x48\xc7\x04\x25", 4) &&
+		    !memcmp(p + 4, &rip, 4) && !memcmp(p + 8, &at, 4) && !memcmp(p + 16, &step, 4))
+			return true;
+	}
+	return false;
+}
+
+/* --- classes --- */
+
+Test(translate, registers_are_copied)
+{
+	struct world *x = open_world();
+
+	expect_becomes(x, "4801d8", "4801d8"); /* add rax, rbx */
+	expect_becomes(x, "4d89c7", "4d89c7"); /* mov r15, r8 */
+	expect_becomes(x, "0fc8", "0fc8");     /* bswap eax */
+	expect_becomes(x, "b878563412", "b878563412");
+	expect_becomes(x, "488d4310", "488d4310"); /* lea rax, [rbx+16] */
+	close_world(x);
+}
+
+Test(translate, memory_gets_the_gs_prefix)
+{
+	struct world *x = open_world();
+
+	expect_becomes(x, "488b4308", "65488b4308");                 /* mov rax, [rbx+8] */
+	expect_becomes(x, "3e488b4308", "65488b4308");               /* ds: is dropped */
+	expect_becomes(x, "66894708", "6566894708");                 /* mov [rdi+8], ax */
+	expect_becomes(x, "f0ff07", "65f0ff07");                     /* lock inc dword [rdi] */
+	expect_becomes(x, "f3480fb807", "65f3480fb807");             /* popcnt rax, [rdi] */
+	expect_becomes(x, "488b04253412f0ff", "65488b04253412f0ff"); /* [disp32] */
+	close_world(x);
+}
+
+Test(translate, guest_gs_is_host_fs)
+{
+	struct world *x = open_world();
+
+	expect_becomes(x, "65488b042500400100", "64488b042500400100"); /* mov rax, gs:[0x14000] */
+	expect_becomes(x, "65ff05f0ff0000", "64ff0425f7ff0081");       /* inc dword gs:[rip+...] */
+	close_world(x);
+}
+
+Test(translate, the_stack_needs_no_prefix)
+{
+	struct world *x = open_world();
+
+	expect_becomes(x, "488b442408", "488b442408"); /* mov rax, [rsp+8] */
+	expect_becomes(x, "53", "53");                 /* push rbx */
+	expect_becomes(x, "415f", "415f");             /* pop r15 */
+	expect_becomes(x, "68785634f2", "68785634f2");
+	close_world(x);
+}
+
+Test(translate, rip_relative_becomes_absolute)
+{
+	struct world *x = open_world();
+
+	expect_becomes(x, "488b0500100000", "65488b042507100081"); /* mov rax, [rip+0x1000] */
+	/* An immediate stays behind the address, and counts for RIP. */
+	expect_becomes(x, "c705001000005a000000", "65c704250a1000815a000000");
+	close_world(x);
+}
+
+Test(translate, rsp_as_data_carries_no_bias)
+{
+	struct world *x = open_world();
+
+	put(x, 0, "4889e5 f4"); /* mov rbp, rsp */
+	want_hex(x, "48bd");
+	want64(x, -SHADOW_BIAS);
+	want_hex(x, "488dac2c00000000"); /* lea rbp, [rsp+rbp] */
+	expect_start(x, block_at(x, PC), "mov rbp, rsp");
+	bt_flush(x->bt);
+	put(x, 0, "4889ec f4"); /* mov rsp, rbp */
+	want_hex(x, "48bc");
+	want64(x, SHADOW_BIAS);
+	want_hex(x, "488da42c00000000"); /* lea rsp, [rsp+rbp] */
+	expect_start(x, block_at(x, PC), "mov rsp, rbp");
+	close_world(x);
+}
+
+Test(translate, if_lives_in_the_cpu)
+{
+	struct world *x = open_world();
+
+	put(x, 0, "fa f4"); /* cli */
+	want_hex(x, "c60425");
+	want32(x, CTX(x, sflags) + 1);
+	want_hex(x, "00");
+	expect_start(x, block_at(x, PC), "cli");
+	close_world(x);
+}
+
+Test(translate, what_is_not_inline_is_a_callout)
+{
+	static const char *const guest[] = {
+	    "f4",       /* hlt */
+	    "0f01d8",   /* vmrun: no instruction of ours */
+	    "64488b00", /* mov rax, fs:[rax] */
+	    "67488b00", /* mov rax, [eax] */
+	    "0f22d8",   /* mov cr3, rax */
+	    "cf",       /* iret */
+	    "0f05",     /* syscall */
+	    "9d",       /* popf */
+	};
+	struct world *x = open_world();
+
+	for (unsigned i = 0; i < ARRAY_LEN(guest); i++) {
+		char text[64];
+
+		bt_flush(x->bt);
+		snprintf(text, sizeof(text), "90 4801d8 %s", guest[i]);
+		put(x, 0, text);
+		cr_expect(is_callout(x, block_at(x, PC), 4), "%s", guest[i]);
+	}
+	close_world(x);
+}
+
+/* --- ways out --- */
+
+Test(translate, a_call_pushes_the_guest_address)
+{
+	struct world *x = open_world();
+	struct block *b;
+	u32 rel;
+
+	put(x, 0, "e8fb0f0000"); /* call +0x1000 */
+	b = block_at(x, PC);
+	want_hex(x, "68050000 81 e9");
+	expect_start(x, b, "call");
+	/* The jump leads to a stub that names the target. */
+	memcpy(&rel, host(x, b) + 6, 4);
+	x->n_want = 0;
+	want_hex(x, "48c70425");
+	want32(x, CTX(x, rip));
+	want32(x, PC + 0x1000);
+	cr_assert(!memcmp(host(x, b) + 10 + rel, x->want, x->n_want));
+	close_world(x);
+}
+
+Test(translate, a_condition_has_two_exits_and_both_can_be_chained)
+{
+	struct world *x = open_world();
+	struct block *b, *taken, *next;
+	u32 first = x->bt->n_links, rel;
+
+	put(x, 0, "7410 f4");
+	put(x, 0x12, "f4");
+	b = block_at(x, PC);
+	cr_assert_eq(x->bt->n_links, first + 3); /* and the tail */
+	cr_assert_eq(x->bt->links[first].target, PC + 0x12);
+	cr_assert_eq(x->bt->links[first + 1].target, PC + 2);
+	cr_assert(!memcmp(host(x, b), "\x0f\x84", 2));
+	taken = block_at(x, PC + 0x12);
+	next = block_at(x, PC + 2);
+	bt_link(x->bt, first, (u64)(uintptr_t)x->bt->rx + taken->host);
+	bt_link(x->bt, first + 1, (u64)(uintptr_t)x->bt->rx + next->host);
+	memcpy(&rel, host(x, b) + 2, 4);
+	cr_assert_eq(b->host + 6 + rel, taken->host);
+	cr_assert_eq(host(x, b)[6], 0xe9);
+	memcpy(&rel, host(x, b) + 7, 4);
+	cr_assert_eq(b->host + 11 + rel, next->host);
+	close_world(x);
+}
+
+Test(translate, a_return_looks_its_target_up)
+{
+	struct world *x = open_world();
+	struct block *b;
+
+	put(x, 0, "c3");
+	b = block_at(x, PC);
+	for (unsigned i = 0; i < 3; i++) {
+		static const char *const store[] = {"48890425", "48890c25", "48891425"};
+
+		want_hex(x, store[i]);
+		want32(x, CTX(x, bt.spill[i]));
+	}
+	want_hex(x, "58");
+	want_jmp(x, b, x->bt->lookup_at);
+	expect_start(x, b, "ret");
+	close_world(x);
+}
+
+Test(translate, a_block_ends_with_its_page)
+{
+	struct world *x = open_world();
+	struct block *b;
+
+	put(x, 0xffd, "90 4801d8 f4"); /* the second crosses */
+	b = block_at(x, PC + 0xffd);
+	cr_expect(is_callout(x, b, 1));
+	put(x, 0x1ffd, "4801d8 f4"); /* ends just there */
+	b = block_at(x, PC + 0x1ffd);
+	cr_assert_eq(b->len, 3);
+	cr_assert_not(is_callout(x, b, 3));
+	cr_assert_eq(x->bt->links[x->bt->n_links - 2].target, PC + 0x2000);
+	close_world(x);
+}
+
+/* --- the cache --- */
+
+Test(translate, found_again_until_dropped)
+{
+	struct world *x = open_world();
+	struct block *b;
+	u64 at;
+	u32 rel;
+
+	put(x, 0, "4801d8 f4");
+	put(x, 0x100, "f4");
+	b = block_at(x, PC);
+	cr_assert_eq(block_at(x, PC), b);
+	x->c->rip = PC;
+	at = bt_find(x->bt);
+	cr_assert_eq(at, (u64)(uintptr_t)x->bt->rx + b->host);
+	cr_assert_eq(bt_block_at(x->bt, at + 3), b);
+	block_at(x, PC + 0x100);
+	cr_assert_eq(x->stats.n[STAT_bt_blocks], 2);
+	cr_assert_eq(x->ram.code[CODE >> 12], 1);
+
+	/* A write to the byte behind it leaves it, one to its last byte does not. */
+	ram_note_write(&x->ram, CODE + b->len, 1);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 0);
+	ram_note_write(&x->ram, CODE + b->len - 1, 1);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 1);
+	cr_assert_eq(host(x, b)[0], 0xe9, "who is chained to it leaves");
+	memcpy(&rel, host(x, b) + 1, 4);
+	cr_assert_eq(b->host + 5 + rel, b->tail);
+	x->c->rip = PC;
+	cr_assert_neq(bt_find(x->bt), at);
+	cr_assert_eq(x->stats.n[STAT_bt_blocks], 3);
+	block_at(x, PC + 0x100);
+	cr_assert_eq(x->stats.n[STAT_bt_blocks], 3);
+	close_world(x);
+}
+
+Test(translate, remapped_code_is_dropped_at_invlpg)
+{
+	struct world *x = open_world();
+	struct block *b;
+	u64 *pte = (u64 *)(void *)(x->ram.window + ROOT + 0x3000);
+
+	put(x, 0, "4801d8 f4");
+	put(x, 0x1000, "90 f4");
+	b = block_at(x, PC);
+	mmu_invlpg(&x->c->mmu, PC);
+	bt_revalidate(x->c, PC, BT_PAGE);
+	cr_assert_eq(block_at(x, PC), b, "still mapped there");
+	*pte += PAGE_SIZE;
+	mmu_invlpg(&x->c->mmu, PC);
+	bt_revalidate(x->c, PC, BT_PAGE);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 1);
+	cr_assert_eq(block_at(x, PC)->va->gpa, CODE + PAGE_SIZE);
+	close_world(x);
+}
+
+Test(translate, a_promoted_site_is_a_callout_from_then_on)
+{
+	struct world *x = open_world();
+
+	put(x, 0, "4801d8 488b03 f4");
+	cr_assert_not(is_callout(x, block_at(x, PC), 3));
+	bt_mark_step_site(x->bt, PC + 3);
+	bt_flush(x->bt);
+	cr_assert(is_callout(x, block_at(x, PC), 3));
+	close_world(x);
+}
+
+/* --- the log --- */
+
+static const char *symbol(void *opaque, u64 addr, u64 *off)
+{
+	(void)opaque;
+	*off = addr - PC;
+	return addr >= PC && addr < PC + 0x100 ? "start" : NULL;
+}
+
+static char *log_of(struct world *x, unsigned items, u64 pc)
+{
+	char *text = NULL;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+
+	engine_set_log(x->c, f, items);
+	block_at(x, pc);
+	ram_note_write(&x->ram, CODE + (pc - PC), 1);
+	engine_set_log(x->c, NULL, 0);
+	fclose(f);
+	return text;
+}
+
+static void expect_line(const char *text, const char *a, const char *b)
+{
+	for (const char *line = text; line && *line; line = strchr(line, '\n')) {
+		const char *end, *p, *q;
+
+		line += *line == '\n';
+		end = strchrnul(line, '\n');
+		p = strstr(line, a);
+		q = p ? strstr(p, b) : NULL;
+		if (q && q < end)
+			return;
+	}
+	cr_expect(false, "no line has \"%s\" and then \"%s\":\n%s", a, b, text);
+}
+
+Test(translate, log)
+{
+	struct world *x = open_world();
+	char *text;
+
+	engine_set_symbols(x->c, symbol, NULL);
+	put(x, 0x10, "4801d8 488b03 fa 7402 f4");
+	text = log_of(x, LOG_IN_ASM | LOG_OUT_ASM | LOG_SMC, PC + 0x10);
+	expect_line(text, "block ffffffff81000010 <start+0x10> at gpa 0x110010", "9 bytes");
+	expect_line(text, "add rax, rbx", "add rax, rbx");
+	expect_line(text, "mov rax, qword ptr [rbx]", "mov rax, qword ptr gs:[rbx]");
+	expect_line(text, "cli", "; sflags+1");
+	expect_line(text, "je ", "0f 84");
+	expect_line(text, "exits", "; rip = 0xffffffff8100001b <start+0x1b>");
+	expect_line(text, "; rip = ", "<start+0x19>");
+	expect_line(text, "jmp ", "; exit");
+	expect_line(text, "once dropped", "<start+0x10>");
+	expect_line(text, "smc: block ffffffff81000010 <start+0x10>", "dropped");
+	expect_line(text, "smc: gpa 0x110010, 1 bytes written", "1 blocks");
+	free(text);
+
+	text = log_of(x, LOG_IN_ASM, PC + 0x10);
+	expect_line(text, "ffffffff81000010", "add rax, rbx");
+	cr_expect_null(strchr(text, '|'), "no host code without out_asm");
+	cr_expect_null(strstr(text, "smc:"));
+	free(text);
+
+	put(x, 0x20, "c3");
+	text = log_of(x, LOG_OUT_ASM, PC + 0x20);
+	expect_line(text, "ret", "; bt.spill");
+	expect_line(text, "jmp ", "; lookup");
+	free(text);
+	close_world(x);
+}
