@@ -121,31 +121,33 @@ static void va_drop(struct bt *bt, struct code_va *v)
 	free(v);
 }
 
-static bool still_there(struct bt *bt, const struct code_va *v)
+/* Is the page still mapped where it was? Takes note of how it is mapped now. */
+static bool still_there(struct bt *bt, struct code_va *v)
 {
 	struct walk w;
 
-	return mmu_probe(bt->c->mmu.ram, &bt->c->mmu.pg, v->page, MMU_EXEC, false, &w) == 0 &&
-	       (w.gpa & PAGE_MASK) == v->gpa;
+	if (mmu_probe(bt->c->mmu.ram, &bt->c->mmu.pg, v->page, MMU_EXEC, false, &w) ||
+	    (w.gpa & PAGE_MASK) != v->gpa)
+		return false;
+	bt->n_non_global += v->global - w.global;
+	v->global = w.global;
+	v->shift = w.shift;
+	return true;
 }
 
 void bt_revalidate(struct cpu *c, gva_t va, enum bt_scope scope)
 {
 	struct bt *bt = c->translator;
 	struct code_va *v, *tmp;
-	gva_t page = va & PAGE_MASK;
 
 	if (!bt || (scope == BT_NON_GLOBAL && !bt->n_non_global))
 		return;
-	if (scope == BT_PAGE) {
-		HASH_FIND(hh, bt->pages, &page, sizeof(page), v);
-		if (v && !still_there(bt, v))
-			va_drop(bt, v);
-		return;
-	}
 	HASH_ITER(hh, bt->pages, v, tmp)
 	{
-		if ((scope == BT_ALL || !v->global) && !still_there(bt, v))
+		bool concerned = scope == BT_ALL || (scope == BT_NON_GLOBAL && !v->global) ||
+				 (scope == BT_PAGE && v->page >> v->shift == va >> v->shift);
+
+		if (concerned && !still_there(bt, v))
 			va_drop(bt, v);
 	}
 }
@@ -181,7 +183,6 @@ void bt_flush(struct bt *bt)
 static struct code_va *va_get(struct bt *bt, gva_t page, gpa_t gpa)
 {
 	struct code_va *v;
-	struct walk w;
 
 	HASH_FIND(hh, bt->pages, &page, sizeof(page), v);
 	if (v && v->gpa != gpa) {
@@ -193,9 +194,10 @@ static struct code_va *va_get(struct bt *bt, gva_t page, gpa_t gpa)
 		BUG_ON(!v);
 		v->page = page;
 		v->gpa = gpa;
-		v->global = mmu_probe(bt->c->mmu.ram, &bt->c->mmu.pg, page, MMU_EXEC, false, &w) ||
-			    w.global;
-		bt->n_non_global += !v->global;
+		v->global = true;
+		v->shift = 12;
+		if (!still_there(bt, v)) /* an entry the software TLB remembers: ask at each CR3 */
+			v->global = false, bt->n_non_global++;
 		v->alias = bt->by_gpa[gpa >> 12];
 		bt->by_gpa[gpa >> 12] = v;
 		HASH_ADD(hh, bt->pages, page, sizeof(v->page), v);

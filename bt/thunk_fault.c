@@ -53,22 +53,21 @@ void *thunk_guard_operand(struct thunks *t, const struct masked_operand *m)
 
 #ifdef __SANITIZE_ADDRESS__
 void __asan_unpoison_memory_region(const volatile void *at, size_t len);
-#else
-static void __asan_unpoison_memory_region(const volatile void *at, size_t len)
-{
-	(void)at;
-	(void)len;
-}
-#endif
 
-/* The frames between the run loop (unwind[2] is its stack pointer) and the thunk will not return.
- * AddressSanitizer cannot see that from another stack. */
+/* The frames between the run loop (unwind[2] is its stack pointer) and the thunk will not return,
+ * which AddressSanitizer cannot see from another stack. */
 static void forget_frames(const struct cpu *c)
 {
 	const u8 *sp = c->unwind[2];
 
 	__asan_unpoison_memory_region(sp - 64 * KIB, 64 * KIB);
 }
+#else
+static void forget_frames(const struct cpu *c)
+{
+	(void)c;
+}
+#endif
 
 static NORETURN void thunk_abandoned(struct cpu *c, struct thunks *t)
 {

@@ -26,10 +26,10 @@ struct tr {
 	struct bt *bt;
 	struct emit e;
 	u8 *start;
-	u64 pc; /* of the block */
-	u64 at; /* of the instruction being translated */
+	u64 pc;         /* of the block */
+	u64 at;         /* of the instruction being translated */
 	u64 behind_sti; /* address of the instruction after the last STI, 0: none */
-	u32 stop; /* guest offset of the callout at the end, ~0: none */
+	u32 stop;       /* guest offset of the callout at the end, ~0: none */
 	struct recovery rec[8 * BT_MAX_INSNS + 16];
 	unsigned n_rec;
 	struct {

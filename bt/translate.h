@@ -50,6 +50,7 @@ struct code_va {
 	gva_t page;
 	gpa_t gpa;
 	bool global;
+	u8 shift; /* log2 of the leaf that maps it */
 	struct block *blocks;
 	struct code_va *alias; /* next with the same gpa */
 	UT_hash_handle hh;     /* by page */
