@@ -59,6 +59,7 @@ class Suite:
         self.ringshift = os.path.abspath(args.ringshift)
         self.guests = args.guests
         self.sanitized = args.sanitized
+        self.guest = ["-accel", args.accel, *GUEST]
         self.scratch = scratch
         self.random = random.Random(args.seed)
         self.files = self.checks = self.failures = 0
@@ -172,13 +173,13 @@ class Suite:
 
     def image_refused(self, name, data, *options, mention=None):
         path = self.file(data)
-        self.refused(name, ["-kernel", path, *GUEST, *options], mention or path)
+        self.refused(name, ["-kernel", path, *self.guest, *options], mention or path)
 
     def image_runs(self, name, data, *options):
-        self.runs(name, ["-kernel", self.file(data), *GUEST, *options])
+        self.runs(name, ["-kernel", self.file(data), *self.guest, *options])
 
     def image_survives(self, name, data, *options):
-        self.survives(name, ["-kernel", self.file(data), *GUEST, *options])
+        self.survives(name, ["-kernel", self.file(data), *self.guest, *options])
 
 
 GROUPS = {}
@@ -269,10 +270,10 @@ def sizes(s):
             s.image_survives(f"-m 1025K, {name}", data, "-m", "1025K")
     path = s.file(images.bzimage())
     for size in ("2G", "3583M", "3584M", "3585M", "4G", "5G", "64G"):
-        s.runs(f"-m {size}", ["-kernel", path, *GUEST, "-m", size])
+        s.runs(f"-m {size}", ["-kernel", path, *s.guest, "-m", size])
     for size in ("1T", "6T"):
         # The host may not have the address space, or may not let us promise that much.
-        s.survives(f"-m {size}", ["-kernel", path, *GUEST, "-m", size])
+        s.survives(f"-m {size}", ["-kernel", path, *s.guest, "-m", size])
 
 
 @group
@@ -322,23 +323,23 @@ def files(s):
     module_user = s.file(images.multiboot_elf(), "module-user")
     for what, path in odd_files(s):
         mention = path if len(path) < 200 else path[:100]
-        s.refused(f"kernel: {what}", ["-kernel", path, *GUEST], mention)
-        s.refused(f"initrd: {what}", ["-kernel", kernel, *GUEST, "-initrd", path], mention)
+        s.refused(f"kernel: {what}", ["-kernel", path, *s.guest], mention)
+        s.refused(f"initrd: {what}", ["-kernel", kernel, *s.guest, "-initrd", path], mention)
         if path and what not in ("nothing", "unreadable memory"):  # an empty module is a module
-            s.refused(f"module: {what}", ["-kernel", module_user, *GUEST, "-initrd",
+            s.refused(f"module: {what}", ["-kernel", module_user, *s.guest, "-initrd",
                                           f"{kernel} a,{path} b"], mention)
-    s.refused("endless kernel", ["-kernel", "/dev/zero", *GUEST], "/dev/zero")
-    s.refused("endless initrd", ["-kernel", kernel, *GUEST, "-initrd", "/dev/zero", "-m", "64"],
+    s.refused("endless kernel", ["-kernel", "/dev/zero", *s.guest], "/dev/zero")
+    s.refused("endless initrd", ["-kernel", kernel, *s.guest, "-initrd", "/dev/zero", "-m", "64"],
               "/dev/zero")
     control = s.file(b"", "a\x1b[31m\nname")
-    s.refused("control characters in a name", ["-kernel", control, *GUEST], "name")
+    s.refused("control characters in a name", ["-kernel", control, *s.guest], "name")
     s.refused("control characters in a log's name",
-              ["-kernel", kernel, *GUEST, "-serial", f"file:{s.scratch}/no\x1b[31m\n/log"], "/log")
+              ["-kernel", kernel, *s.guest, "-serial", f"file:{s.scratch}/no\x1b[31m\n/log"], "/log")
     for options, mention in ((["-serial", f"file:{s.scratch}/missing/log"], "/missing/log"),
                              (["-serial", f"file:{s.scratch}"], s.scratch),
                              (["-debugcon", f"file:{s.scratch}/missing/log"], "/missing/log"),
                              (["-D", f"{s.scratch}/missing/log", "-d", "int"], "/missing/log")):
-        s.refused(options[0], ["-kernel", kernel, *GUEST, *options], mention)
+        s.refused(options[0], ["-kernel", kernel, *s.guest, *options], mention)
     unreadable(s, kernel)
 
 
@@ -354,9 +355,9 @@ def unreadable(s, kernel):
         os.chmod(s.scratch, 0o755)
         os.chmod(os.path.dirname(s.scratch), 0o755)
         s.ringshift = shutil.copy(s.ringshift, os.path.join(s.scratch, "ringshift"))
-    s.refused("unreadable kernel", ["-kernel", secret, *GUEST], secret, **how)
-    s.refused("unreadable initrd", ["-kernel", kernel, *GUEST, "-initrd", secret], secret, **how)
-    s.runs("as anybody", ["-kernel", kernel, *GUEST], **how)
+    s.refused("unreadable kernel", ["-kernel", secret, *s.guest], secret, **how)
+    s.refused("unreadable initrd", ["-kernel", kernel, *s.guest, "-initrd", secret], secret, **how)
+    s.runs("as anybody", ["-kernel", kernel, *s.guest], **how)
     s.ringshift = original
 
 
@@ -373,12 +374,12 @@ def initrds(s):
             with open(big, "wb") as f:
                 f.truncate(megabytes << 20)
             s.refused(f"{name}: an initrd of {megabytes} MiB, {options[1]}",
-                      ["-kernel", kernel, *GUEST, "-initrd", big, *options], big)
+                      ["-kernel", kernel, *s.guest, "-initrd", big, *options], big)
         empty = s.file(b"", "empty")
         if not multiboot:
-            s.refused(f"{name}: empty initrd", ["-kernel", kernel, *GUEST, "-initrd", empty], empty)
+            s.refused(f"{name}: empty initrd", ["-kernel", kernel, *s.guest, "-initrd", empty], empty)
         junk = s.file(s.random.randbytes(100001), "junk")
-        s.runs(f"{name}: an initrd of random bytes", ["-kernel", kernel, *GUEST, "-initrd", junk])
+        s.runs(f"{name}: an initrd of random bytes", ["-kernel", kernel, *s.guest, "-initrd", junk])
     for limit in (0, 0x1000, 0xfffff, 0x100000):
         s.image_refused(f"initrd_addr_max {limit:#x}", images.bzimage(initrd_addr_max=limit),
                         "-initrd", junk, mention=junk)
@@ -391,7 +392,7 @@ def modules(s):
     one = s.file(b"one", "one")
 
     def with_modules(string):
-        return ["-kernel", kernel, *GUEST, "-initrd", string]
+        return ["-kernel", kernel, *s.guest, "-initrd", string]
 
     s.runs("64 modules", with_modules(",".join([one] * 64)))
     s.refused("65 modules", with_modules(",".join([one] * 65)), kernel)
@@ -768,7 +769,7 @@ def output(s):
     for what, wanted, opts in (("a usage error", USAGE, ["-frob"]),
                                ("an error", ERROR, ["-kernel", "/missing"]),
                                ("the end of a guest", STATUS,
-                                ["-kernel", s.file(images.bzimage()), *GUEST, "--stats"])):
+                                ["-kernel", s.file(images.bzimage()), *s.guest, "--stats"])):
         how, writer = closed_pipe()
         result = s.run(opts, stderr=writer)
         s.judge(f"stderr a closed pipe, {what}", opts, result, {wanted}, None)
@@ -803,7 +804,7 @@ def output(s):
 def host(s):
     """Limits of the host."""
     kernel = s.file(images.bzimage(), "kernel")
-    options = ["-kernel", kernel, *GUEST]
+    options = ["-kernel", kernel, *s.guest]
 
     def limited(kind, value):
         return {"preexec_fn": lambda: resource.setrlimit(kind, (value, value))}
@@ -834,7 +835,7 @@ def kernels(s):
             continue
         with open(path, "rb") as f:
             data = f.read()
-        s.survives(f"{name} in order", ["-kernel", path, *GUEST])
+        s.survives(f"{name} in order", ["-kernel", path, *s.guest])
         for i in range(12):
             length = s.random.randrange(0x300, len(data) - 4096)
             s.image_refused(f"{name} cut to {length} of {len(data)}", data[:length])
@@ -843,7 +844,7 @@ def kernels(s):
         if name != "memtest64.bin":
             middle = len(data) // 2
             s.image_refused(f"{name} with a hole", data[:middle] + bytes(65536) + data[middle + 65536:])
-        s.survives(f"{name}, 32 MiB", ["-kernel", path, *GUEST, "-m", "32"])
+        s.survives(f"{name}, 32 MiB", ["-kernel", path, *s.guest, "-m", "32"])
 
 
 def main():
@@ -851,6 +852,7 @@ def main():
     parser.add_argument("ringshift")
     parser.add_argument("--guests", default=".cache/guests")
     parser.add_argument("--sanitized", action="store_true", help="the program has a sanitizer in it")
+    parser.add_argument("--accel", default="step")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="keep the files, and say where")
     parser.add_argument("group", nargs="*", help="all of: " + ", ".join(GROUPS))

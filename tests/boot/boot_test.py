@@ -57,7 +57,7 @@ class Setup:
     def command(self, *options):
         """ringshift's command line, or QEMU's for the same."""
         if not self.args.qemu:
-            return [self.args.ringshift, "-accel", "step", *options, *self.args.extra]
+            return [self.args.ringshift, "-accel", self.args.accel, *options, *self.args.extra]
         options = [o for o in options if not o.startswith("--stats")]
         if "-boot" in options:  # QEMU enters the stub anyhow
             at = options.index("-boot")
@@ -407,6 +407,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ringshift")
     parser.add_argument("--qemu")
+    parser.add_argument("--accel", default="step", help="ringshift's engine")
     parser.add_argument("--guests", default=".cache/guests")
     parser.add_argument("--list", action="store_true", help="print the scenarios and end")
     parser.add_argument("--extra", action="append", default=[], help="one more option for ringshift")
