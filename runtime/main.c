@@ -4,12 +4,14 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 
 #include "cmdline.h"
 #include "console.h"
 #include "exit_status.h"
 #include "lowland.h"
+#include "report.h"
 #include "vm.h"
 
 /*
@@ -23,6 +25,13 @@ static void occupy_standard_descriptors(void)
 		if (fcntl(fd, F_GETFD) < 0 && errno == EBADF &&
 		    open("/dev/null", fd ? O_RDONLY : O_WRONLY) < 0)
 			return; /* whoever opens a file will hear of it */
+}
+
+/* A reader that has gone and a file that may not grow are errors to report, not ends. */
+static void ignore_signals_of_output(void)
+{
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
 }
 
 /* What has been printed is worth its status only if it has arrived. */
@@ -43,12 +52,13 @@ int main(int argc, char **argv)
 	int status;
 
 	occupy_standard_descriptors();
+	ignore_signals_of_output();
 	if (lowland_enter(err, sizeof(err))) {
-		fprintf(stderr, "ringshift: %s\n", err);
+		report_error(err);
 		return STATUS_ERROR;
 	}
 	if (cmdline_parse(&cfg, argc, argv, err, sizeof(err))) {
-		fprintf(stderr, "ringshift: %s\n", err);
+		report_error(err);
 		return STATUS_USAGE;
 	}
 	switch (cfg.action) {

@@ -13,6 +13,7 @@
 
 #include "exit_status.h"
 #include "lowland.h"
+#include "report.h"
 #include "step.h"
 #include "thunk.h"
 #include "vm.h"
@@ -75,7 +76,7 @@ static bool obey_stop(struct vm *vm, int *status)
 	vm->stop = VM_RUNS;
 	if (vm_boot(vm, err, sizeof(err)) == 0)
 		return true;
-	fprintf(stderr, "ringshift: %s\n", err);
+	report_error(err);
 	*status = STATUS_ERROR;
 	return false;
 }
@@ -91,7 +92,7 @@ static bool obey_console(struct vm *vm, int *status)
 	case CONSOLE_FAILED: break;
 	}
 	console_error(vm->console, err, sizeof(err));
-	fprintf(stderr, "ringshift: %s\n", err);
+	report_error(err);
 	*status = STATUS_ERROR;
 	return false;
 }
@@ -172,8 +173,8 @@ static void catch_abort(struct vm *vm)
 }
 
 /*
- * Signals from outside are not for the vCPU thread: translated code has the guest's values in RSP and
- * the FS base, so a handler could not run there. A thread of its own waits for them.
+ * Signals from outside are not for the vCPU thread: translated code has the guest's values in RSP
+ * and the FS base, so a handler could not run there. A thread of its own waits for them.
  */
 static void *take_signals(void *unused)
 {
@@ -227,13 +228,13 @@ int vm_main(const struct config *cfg)
 	char err[512] = "out of memory";
 
 	if (!vm) {
-		fprintf(stderr, "ringshift: %s\n", err);
+		report_error(err);
 		return status;
 	}
 	catch_abort(vm);
 	if (vm_init(vm, cfg, err, sizeof(err)) || vm_boot(vm, err, sizeof(err)) ||
 	    lowland_check(err, sizeof(err))) {
-		fprintf(stderr, "ringshift: %s\n", err);
+		report_error(err);
 	} else {
 		int rc = console_start(vm->console);
 

@@ -18,7 +18,7 @@ from console import Console, Failure  # noqa: E402
 
 def boot(setup):
     with Console(setup.command("-nographic", "-no-reboot", "--stats=json",
-                               *setup.linux("vmlinuz-cloud", "panic=-1"))) as con:
+                               *setup.linux("vmlinuz-cloud", "panic=-1 nowatchdog"))) as con:
         sh = Shell(con)
         print(f"prompt after {sh.boot_seconds:.1f} s")
         text = "".join(f"{i}\n" for i in range(1, 301)).encode()
@@ -36,8 +36,7 @@ def main():
     parser.add_argument("--guests", default=".cache/guests")
     parser.add_argument("--extra", action="append", default=[], help="one more option for ringshift")
     args = parser.parse_args()
-    args.qemu = None
-    args.extra = ["-accel", "bt", *args.extra]
+    args.qemu, args.accel = None, "bt"
     try:
         boot(Setup(args))
     except Failure as failure:

@@ -606,8 +606,7 @@ static enum cpu_exit run(struct machine *m)
 {
 	enum cpu_exit e;
 
-	BUG_ON(thunk_thread_enter(m->c->engine->thunks, m->c));
-	BUG_ON(engine_catch_kick(m->c, kicked));
+	BUG_ON(thunk_thread_enter(m->c->engine->thunks, m->c)); /* signals find this CPU now */
 	do {
 		atomic_store_explicit(&m->c->attention, 0, memory_order_relaxed);
 		e = step_run(m->c, ~0ull);
@@ -668,7 +667,6 @@ static void print_code(struct soak *s, u64 start)
 	}
 }
 
-/* What came out as it should have, at least once, or the soak tests nothing. */
 struct tally {
 	u64 tests, bad, faults;
 };
@@ -720,7 +718,7 @@ static void soak_init(struct soak *s)
 	BUG_ON(!s->dec || bt_init(s->bt.c, (void *)LOWLAND_TRANSLATIONS) ||
 	       bt_configure(s->bt.c, &s->options));
 	BUG_ON(thunk_thread_enter(s->bt.c->engine->thunks, s->bt.c));
-	BUG_ON(engine_catch_kick(s->bt.c, kicked));
+	BUG_ON(engine_catch_kick(s->step.c, kicked) || engine_catch_kick(s->bt.c, kicked));
 	if (s->kicks)
 		start_kicks();
 }
