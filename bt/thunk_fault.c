@@ -170,7 +170,6 @@ void signal_dispatch(int sig, siginfo_t *si, void *context)
 	greg_t *g = uc->uc_mcontext.gregs;
 	struct alt_head *head = (struct alt_head *)uc->uc_stack.ss_sp - 1;
 
-	(void)si;
 	if (sig == KICK_SIGNAL && (uc->uc_stack.ss_flags & SS_DISABLE))
 		return; /* from outside, to a thread that runs no CPU */
 	if (!(uc->uc_stack.ss_flags & SS_DISABLE) && uc->uc_stack.ss_sp) {
@@ -180,6 +179,8 @@ void signal_dispatch(int sig, siginfo_t *si, void *context)
 			translated_code_explains(head, g, true);
 			return;
 		}
+		if (si->si_code <= 0) /* sent by a process: the trap number is an old one */
+			crashed(sig, g);
 		if (in_thunk(head->thunks, g)) {
 			abandon_thunk(head, uc);
 			return;

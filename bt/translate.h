@@ -69,7 +69,8 @@ struct bt {
 	int fd;
 	u32 used, fixed; /* fixed: end of what a flush keeps (entry, exit, lookup) */
 	void (*enter)(u64 host_pc);
-	u32 entered_at, enter_end, exit_at, exit_end, leave_at, lookup_at; /* area offsets of the common code */
+	u32 entered_at, enter_end, exit_at, exit_end, leave_at,
+	    lookup_at; /* area offsets of the common code */
 	struct block *blocks;
 	struct block **by_host; /* in order of host offset */
 	u32 n_blocks;

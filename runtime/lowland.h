@@ -18,8 +18,8 @@
 
 /* Host code made at run time lies below 2 GiB, so that it reaches the vCPU context, which is on the
  * heap (brk, at most 1 GiB and a bit above the image at 4 MiB), by absolute addresses. */
-#define LOWLAND_CODE      0x70000000ull
-#define LOWLAND_CODE_SIZE 0x10000000
+#define LOWLAND_CODE         0x70000000ull
+#define LOWLAND_CODE_SIZE    0x10000000
 #define LOWLAND_TRANSLATIONS 0x74000000 /* within it: thunks come first */
 
 /* The initial thread's stack: 8 MiB and room for the arguments and the environment, of which the

@@ -27,8 +27,8 @@ import images
 from images import EXIT, PT_LOAD, PT_NOTE, STATUS
 
 OK, ERROR, USAGE, TRIPLE_FAULT, UNSUPPORTED, LIMIT = 0, 1, 2, 4, 6, 8
-# How a guest that does nonsense may end: on its own, by triple fault, by what the engine lacks, or
-# by --max-insns; or it writes something to isa-debug-exit; or it halts for ever, and SIGTERM ends it.
+# How a guest that does nonsense may end: on its own, by triple fault, by what the engine lacks, by
+# --max-insns, by something it writes to isa-debug-exit; or it halts for ever, and SIGTERM ends it.
 ORDERLY = {OK, TRIPLE_FAULT, UNSUPPORTED, LIMIT, *range(1, 256, 2)}
 HALTED = "halted"
 
@@ -229,10 +229,11 @@ def options(s):
         usage(name, "-kernel", kernel, name)
         usage(name, "-kernel", kernel, f"{name}=1")
     usage("-nographic", "-kernel", kernel, "-nographic=1")
-    for count in ("2", "cpus=4", "1,cores=2", "0", "-1", "x", "", "99999999999999999999", "1,maxcpus=8"):
+    for count in ("2", "cpus=4", "1,cores=2", "0", "-1", "x", "", "99999999999999999999",
+                  "1,maxcpus=8"):
         usage("-smp", "-kernel", kernel, "-smp", count)
-    for size in ("0", "0M", "1K", "1023K", "1048575B", "-1", "12Q", "", "x", "1.5G", "0x", "7T", "1G1",
-                 "99999999999999999999", "18446744073709551615", "16777216T", "1G,slots=2",
+    for size in ("0", "0M", "1K", "1023K", "1048575B", "-1", "12Q", "", "x", "1.5G", "0x", "7T",
+                 "1G1", "99999999999999999999", "18446744073709551615", "16777216T", "1G,slots=2",
                  "size=", "maxmem=4G", "1e9", " 1G", "+1G"):
         usage("-m", "-kernel", kernel, "-m", size)
     for option, value in (("-accel", "kvm"), ("-accel", "tcg"), ("-accel", "warp"), ("-accel", ""),
@@ -334,7 +335,8 @@ def files(s):
     control = s.file(b"", "a\x1b[31m\nname")
     s.refused("control characters in a name", ["-kernel", control, *s.guest], "name")
     s.refused("control characters in a log's name",
-              ["-kernel", kernel, *s.guest, "-serial", f"file:{s.scratch}/no\x1b[31m\n/log"], "/log")
+              ["-kernel", kernel, *s.guest, "-serial", f"file:{s.scratch}/no\x1b[31m\n/log"],
+              "/log")
     for options, mention in ((["-serial", f"file:{s.scratch}/missing/log"], "/missing/log"),
                              (["-serial", f"file:{s.scratch}"], s.scratch),
                              (["-debugcon", f"file:{s.scratch}/missing/log"], "/missing/log"),
@@ -377,13 +379,15 @@ def initrds(s):
                       ["-kernel", kernel, *s.guest, "-initrd", big, *options], big)
         empty = s.file(b"", "empty")
         if not multiboot:
-            s.refused(f"{name}: empty initrd", ["-kernel", kernel, *s.guest, "-initrd", empty], empty)
+            s.refused(f"{name}: empty initrd", ["-kernel", kernel, *s.guest, "-initrd", empty],
+                      empty)
         junk = s.file(s.random.randbytes(100001), "junk")
         s.runs(f"{name}: an initrd of random bytes", ["-kernel", kernel, *s.guest, "-initrd", junk])
     for limit in (0, 0x1000, 0xfffff, 0x100000):
         s.image_refused(f"initrd_addr_max {limit:#x}", images.bzimage(initrd_addr_max=limit),
                         "-initrd", junk, mention=junk)
-    s.image_survives("initrd_addr_max 4G-1", images.bzimage(initrd_addr_max=0xffffffff), "-initrd", junk)
+    s.image_survives("initrd_addr_max 4G-1", images.bzimage(initrd_addr_max=0xffffffff),
+                     "-initrd", junk)
 
 
 @group
@@ -399,7 +403,8 @@ def modules(s):
     s.refused("a module without a name", with_modules(f"{one},, ,{one}"), one)
     s.refused("a comma in a name", with_modules(f"{one},,x"), f"{one},x")
     s.survives("an empty list", with_modules(""))
-    for string in (",", ",,", ",,,", " ", f"{one},", f",{one}", f"{one} ,,,", "  ,  ", f"{one} " + "a" * 90000):
+    for string in (",", ",,", ",,,", " ", f"{one},", f",{one}", f"{one} ,,,", "  ,  ",
+                   f"{one} " + "a" * 90000):
         s.survives(f"modules {string[-40:]!r}", with_modules(string))
 
 
@@ -410,8 +415,8 @@ def modules(s):
 def rubbish(s):
     """Kernels that are none."""
     s.image_refused("empty", b"")
-    for size in (1, 2, 3, 4, 511, 512, 513, 0x1f1, 0x202, 0x206, 0x264, 0x26c, 1024, 8191, 8192, 8193,
-                 70000):
+    for size in (1, 2, 3, 4, 511, 512, 513, 0x1f1, 0x202, 0x206, 0x264, 0x26c, 1024, 8191, 8192,
+                 8193, 70000):
         s.image_refused(f"{size} zeros", bytes(size))
         s.image_refused(f"{size} random bytes", s.random.randbytes(size))
         s.image_refused(f"{size} bytes of text", (b"#!/bin/sh\nexit\n" * 5000)[:size])
@@ -534,11 +539,12 @@ def notes(s):
                 ("description of 0 bytes", images.note(0x100000, descsz=0)),
                 ("nothing but zeros", bytes(100))):
             s.image_refused(f"pvh{bits}: note: {what}", images.pvh(bits, the_note=bad))
-        s.image_refused(f"pvh{bits}: entry in no segment", images.pvh(bits, the_note=images.note(0)))
+        s.image_refused(f"pvh{bits}: entry in no segment",
+                        images.pvh(bits, the_note=images.note(0)))
+        far = {"offset": 0x1000, "filesz": 20, "memsz": 20}
         s.image_refused(f"pvh{bits}: note beyond the file",
                         images.elf(bits, 0x100000, [(PT_LOAD, 0x100000, images.CODE_EXIT, {}),
-                                                    (PT_NOTE, 0, b"", {"offset": 0x1000, "filesz": 20,
-                                                                       "memsz": 20})]))
+                                                    (PT_NOTE, 0, b"", far)]))
         s.image_runs(f"pvh{bits}: after another note",
                      images.pvh(bits, the_note=images.note(1, b"GNU\0", kind=3) +
                                 images.note(0x100000)))
@@ -658,7 +664,8 @@ def payloads(s):
             check = s.image_refused if name == "xz" or name == "gzip" and bit >= 80 else \
                 s.image_survives
             check(f"{name}: bit {bit} flipped", images.with_payload(flipped(packed, bit)))
-        for size in (0, 1, len(kernel) - 1, len(kernel) + 1, 1 << 28, 1 << 29, 0x7fffffff, 0xffffffff):
+        for size in (0, 1, len(kernel) - 1, len(kernel) + 1, 1 << 28, 1 << 29, 0x7fffffff,
+                     0xffffffff):
             if name != "none":
                 s.image_refused(f"{name}: says it is {size} bytes", images.with_payload(
                     packed[:-4] + struct.pack("<I", size)))
@@ -673,11 +680,12 @@ def payloads(s):
     bomb = images.PACKERS["gzip"](bytes(80 << 20))
     s.image_refused("a bomb, little RAM", images.with_payload(bomb), "-m", "64")
     s.image_refused("a bomb", images.with_payload(bomb))
+    zeros = (PT_LOAD, 0x1000000, bytes(16), {})
     for what, inside in (
-            ("a 32-bit kernel inside", images.elf(32, 0x1000000, [(PT_LOAD, 0x1000000, bytes(16), {})])),
+            ("a 32-bit kernel inside", images.elf(32, 0x1000000, [zeros])),
             ("linked above 4 GiB", images.vmlinux(at=1 << 32)),
             ("entry in nowhere", images.vmlinux(entry=0x5000000)),
-            ("segments overlap", images.elf(64, 0x1000000, [(PT_LOAD, 0x1000000, bytes(16), {})] * 2)),
+            ("segments overlap", images.elf(64, 0x1000000, [zeros, zeros])),
             ("beyond RAM", images.vmlinux(at=0x30000000)),
             ("larger than RAM", images.elf(64, 0x1000000, [
                 (PT_LOAD, 0x1000000, bytes(16), {"memsz": 1 << 62})])),
@@ -794,8 +802,8 @@ def output(s):
                 except subprocess.TimeoutExpired:
                     process.kill()
                     problem = "time-out"
-            s.judge(f"{sig.name} while output blocks", options, (0, b"", process.stderr.read()), {0},
-                    problem)
+            s.judge(f"{sig.name} while output blocks", options, (0, b"", process.stderr.read()),
+                    {0}, problem)
         os.close(reader)
         os.close(writer)
 
@@ -843,7 +851,8 @@ def kernels(s):
             s.image_survives(f"{name}, bit {bit} flipped", flipped(data, bit))
         if name != "memtest64.bin":
             middle = len(data) // 2
-            s.image_refused(f"{name} with a hole", data[:middle] + bytes(65536) + data[middle + 65536:])
+            s.image_refused(f"{name} with a hole",
+                            data[:middle] + bytes(65536) + data[middle + 65536:])
         s.survives(f"{name}, 32 MiB", ["-kernel", path, *s.guest, "-m", "32"])
 
 
@@ -851,7 +860,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ringshift")
     parser.add_argument("--guests", default=".cache/guests")
-    parser.add_argument("--sanitized", action="store_true", help="the program has a sanitizer in it")
+    parser.add_argument("--sanitized", action="store_true",
+                        help="the program has a sanitizer in it")
     parser.add_argument("--accel", default="step")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="keep the files, and say where")

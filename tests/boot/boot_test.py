@@ -185,8 +185,8 @@ def check_processes(sh):
     sh.equals("yes | head -n 1000 | wc -l", "1000")
     sh.matches("(kill -SEGV $(sh -c 'echo $PPID')) 2>/dev/null; echo $?", r"^139$")
     sh.equals("trap 'echo caught' USR1; kill -USR1 $$; trap - USR1", "caught")
-    sh.equals("mkdir /tmp/d && echo x >/tmp/d/f && mv /tmp/d /tmp/e && cat /tmp/e/f && rm -r /tmp/e",
-              "x")
+    sh.equals("mkdir /tmp/d && echo x >/tmp/d/f && mv /tmp/d /tmp/e && cat /tmp/e/f", "x")
+    sh.equals("rm -r /tmp/e && ls /tmp", "")
 
 
 def check_time(sh):
@@ -410,7 +410,8 @@ def main():
     parser.add_argument("--accel", default="step", help="ringshift's engine")
     parser.add_argument("--guests", default=".cache/guests")
     parser.add_argument("--list", action="store_true", help="print the scenarios and end")
-    parser.add_argument("--extra", action="append", default=[], help="one more option for ringshift")
+    parser.add_argument("--extra", action="append", default=[],
+                        help="one more argument for ringshift")
     parser.add_argument("scenario", nargs="*")
     args = parser.parse_intermixed_args()
     for name in args.scenario:

@@ -66,7 +66,8 @@ class Console:
 
     def _spawn_on_pipes(self, stdin):
         self.slave = None
-        self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE if stdin is None else stdin,
+        self.process = subprocess.Popen(self.argv,
+                                        stdin=subprocess.PIPE if stdin is None else stdin,
                                         stdout=subprocess.PIPE, stderr=self.errors,
                                         start_new_session=True, preexec_fn=self._die_with_parent)
         self.reader = self.process.stdout.fileno()
