@@ -32,6 +32,7 @@ enum {
 	ACPI_PM1_BM = 0x0010,
 	ACPI_PM1_GBL = 0x0020,
 	ACPI_PM1_PWRBTN = 0x0100,
+	ACPI_PM1_RTC = 0x0400, /* enable bit only: there is no sleep to wake from */
 	ACPI_PM1_WAK = 0x8000, /* status only */
 	ACPI_CNT_SCI_EN = 0x0001,
 	ACPI_CNT_SLP_TYP_SHIFT = 10,

@@ -87,7 +87,7 @@ Test(acpi_pm, power_button)
 Test(acpi_pm, enable_register_masks)
 {
 	out(0x602, 2, 0xffff);
-	cr_expect_eq(in(0x602, 2), ACPI_PM1_TMR | ACPI_PM1_GBL | ACPI_PM1_PWRBTN);
+	cr_expect_eq(in(0x602, 2), ACPI_PM1_TMR | ACPI_PM1_GBL | ACPI_PM1_PWRBTN | ACPI_PM1_RTC);
 	out(0x600, 4, 0);
 	cr_expect_eq(in(0x602, 2), 0, "a dword reaches both");
 }
