@@ -156,12 +156,14 @@ class Console:
     def send(self, data):
         """Write all of data, taking output meanwhile, so that neither side waits for the other."""
         while data:
-            _, writable, _ = select.select([], [self.writer], [], 0.1)
-            if writable:
-                data = data[os.write(self.writer, data[:256]):]
-            self._read(0)
             if self.process.poll() is not None:
                 raise self.failure("the program ended while it was being typed to")
+            _, writable, _ = select.select([], [self.writer], [], 0.1)
+            try:
+                data = data[os.write(self.writer, data[:256]):] if writable else data
+            except BrokenPipeError:
+                raise self.failure("the program takes no more input") from None
+            self._read(0)
 
     # --- how it ends, and how it is ---
 
