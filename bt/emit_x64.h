@@ -171,4 +171,64 @@ static inline void emit_fninit(struct emit *e)
 	emit_bytes(e, "\xdb\xe3", 2);
 }
 
+/* --- absolute operands: what emitted code reaches lies below 2 GiB --- */
+
+/* op reg, [abs32] */
+static inline void emit_op_abs(struct emit *e, u8 op, unsigned reg, u32 addr)
+{
+	emit_u8(e, 0x48 | (reg >> 3) << 2);
+	emit_u8(e, op);
+	emit_u8(e, 0x04 | (reg & 7) << 3);
+	emit_u8(e, 0x25);
+	emit_u32(e, addr);
+}
+
+static inline void emit_store_abs(struct emit *e, unsigned reg, u32 addr)
+{
+	emit_op_abs(e, 0x89, reg, addr);
+}
+
+static inline void emit_load_abs(struct emit *e, unsigned reg, u32 addr)
+{
+	emit_op_abs(e, 0x8b, reg, addr);
+}
+
+/* mov qword [abs32], imm32 sign-extended */
+static inline void emit_store_imm_abs(struct emit *e, u32 addr, u32 imm)
+{
+	emit_bytes(e, "\x48\xc7\x04\x25", 4);
+	emit_u32(e, addr);
+	emit_u32(e, imm);
+}
+
+static inline void emit_movabs(struct emit *e, unsigned reg, u64 imm)
+{
+	emit_u8(e, 0x48 | reg >> 3);
+	emit_u8(e, 0xb8 | (reg & 7));
+	emit_bytes(e, &imm, 8);
+}
+
+/* lea dst, [base + index + disp32]; index is not RSP */
+static inline void emit_lea_sum(struct emit *e, unsigned dst, unsigned base, unsigned index,
+				u32 disp)
+{
+	emit_u8(e, 0x48 | (dst >> 3) << 2 | (index >> 3) << 1 | base >> 3);
+	emit_u8(e, 0x8d);
+	emit_u8(e, 0x84 | (dst & 7) << 3);
+	emit_u8(e, (index & 7) << 3 | (base & 7));
+	emit_u32(e, disp);
+}
+
+/* movzx r32, byte or word [abs32] */
+static inline void emit_load_abs_zx(struct emit *e, unsigned reg, u32 addr, bool word)
+{
+	if (reg >= 8)
+		emit_u8(e, 0x44);
+	emit_u8(e, 0x0f);
+	emit_u8(e, word ? 0xb7 : 0xb6);
+	emit_u8(e, 0x04 | (reg & 7) << 3);
+	emit_u8(e, 0x25);
+	emit_u32(e, addr);
+}
+
 #endif

@@ -1,0 +1,97 @@
+/*
+ * Copying an instruction with its memory operand relocated: a segment prefix in front, or an
+ * absolute address in place of a RIP-relative one.
+ */
+#include "tr.h"
+
+static bool is_segment_prefix(u8 b)
+{
+	return (b & 0xe7) == 0x26 || (b & 0xfe) == 0x64;
+}
+
+static bool is_rex(u8 b)
+{
+	return (b & 0xf0) == 0x40;
+}
+
+static bool is_prefix(u8 b)
+{
+	return is_segment_prefix(b) || is_rex(b) || (b & 0xfe) == 0x66 || b == 0xf0 ||
+	       (b & 0xfe) == 0xf2;
+}
+
+/* A REX that another prefix follows means nothing, and must not come to. */
+static bool void_rex(const struct insn *in, unsigned i)
+{
+	return is_rex(in->bytes[i]) && i + 1 < in->off_opcode && is_prefix(in->bytes[i + 1]);
+}
+
+/* The instruction without segment prefixes, with another prefix in front (0: none). */
+void tr_copy_plain(struct tr *t, const struct insn *in, u8 prefix)
+{
+	unsigned i = 0;
+
+	if (prefix)
+		emit_u8(&t->e, prefix);
+	for (; i < in->off_opcode && is_prefix(in->bytes[i]); i++)
+		if (!is_segment_prefix(in->bytes[i]) && !void_rex(in, i))
+			emit_u8(&t->e, in->bytes[i]);
+	emit_bytes(&t->e, in->bytes + i, in->len - i);
+}
+
+void tr_copy_rip_relative(struct tr *t, const struct insn *in, u8 prefix, u64 addr)
+{
+	unsigned i;
+
+	if (prefix)
+		emit_u8(&t->e, prefix);
+	for (i = 0; i < in->off_modrm; i++) {
+		u8 b = in->bytes[i];
+
+		if (i < in->off_opcode && (is_segment_prefix(b) || void_rex(in, i)))
+			continue;
+		/* X means nothing without a SIB byte, and would now make R12 the index. */
+		if (in->enc == INSN_LEGACY && i < in->off_opcode && is_rex(b))
+			b &= ~2;
+		if (in->enc == INSN_VEX && in->bytes[in->off_opcode] == 0xc4 &&
+		    i == in->off_opcode + 1u)
+			b |= 0x40;
+		emit_u8(&t->e, b);
+	}
+	emit_u8(&t->e, (in->modrm & 0x38) | 4);
+	emit_u8(&t->e, 0x25);
+	emit_u32(&t->e, addr);
+	emit_bytes(&t->e, in->bytes + in->off_imm, in->imm_size);
+}
+
+/* Can the memory operand be relocated? */
+bool tr_relocatable(const struct tr *t, const struct insn *in)
+{
+	if (in->addrsize != 8 || in->moffs || in->vsib || in->seg == SEG_FS)
+		return false;
+	if (in->base == GPR_RSP && in->seg == SEG_GS)
+		return false;
+	if (in->base == REG_RIP && !fits_s32(t->at + in->len + in->disp))
+		return false;
+	return true;
+}
+
+void tr_copy_memory(struct tr *t, const struct insn *in)
+{
+	u8 prefix = in->base == GPR_RSP ? 0 : in->seg == SEG_GS ? 0x64 : 0x65;
+
+	if (in->base == REG_RIP)
+		tr_copy_rip_relative(t, in, prefix, t->at + in->len + in->disp);
+	else
+		tr_copy_plain(t, in, prefix);
+}
+
+bool tr_rsp_is_data(const struct insn *in)
+{
+	if ((in->gpr_written >> GPR_RSP & 1) || (in->gpr_implicit >> GPR_RSP & 1))
+		return true;
+	if (!(in->gpr_read >> GPR_RSP & 1))
+		return false;
+	/* Only as the base? Then neither ModRM.reg nor vvvv nor a register form names it. */
+	return !(in->has_mem && in->base == GPR_RSP && in->reg != GPR_RSP && in->vvvv != GPR_RSP);
+}

@@ -1,0 +1,62 @@
+/*
+ * What the files that translate share: the block being made, its recovery records, and the bytes
+ * they all need. translate.c drives; relocate.c copies instructions with another memory operand;
+ * tr_stack.c, tr_sensitive.c and tr_control.c know their kinds of instruction.
+ */
+#ifndef RINGSHIFT_TR_H
+#define RINGSHIFT_TR_H
+
+#include "translate.h"
+
+#define CTX(bt, field) ((u32)(uintptr_t) & (bt)->c->field)
+
+struct tr {
+	struct bt *bt;
+	struct emit e;
+	u8 *start;
+	u64 pc;         /* of the block */
+	u64 at;         /* of the instruction being translated */
+	u64 behind_sti; /* address of the instruction after the last STI, 0: none */
+	u32 stop;       /* guest offset of the callout at the end, ~0: none */
+	struct recovery rec[8 * BT_MAX_INSNS + 16];
+	unsigned n_rec;
+	struct {
+		u8 *rel32; /* to be pointed at the stub, later at the block */
+		u64 target;
+	} exit[BT_MAX_EXITS];
+	unsigned n_exits;
+};
+
+/* From here on: the state before the instruction at guest address pc, with these spills. */
+void tr_record(struct tr *t, u64 pc, u8 spills);
+/* jmp rel32 to an area offset */
+void tr_jmp_to(struct tr *t, u32 area_off);
+/* The rel32 of a jump that leaves the block for target; the whole jump. */
+void tr_exit_direct(struct tr *t, u64 target);
+void tr_jump_direct(struct tr *t, u64 target);
+/* Leave, and have the instruction stepped. Ends the block. */
+void tr_callout(struct tr *t);
+
+/* relocate.c */
+/* Can the memory operand be relocated? */
+bool tr_relocatable(const struct tr *t, const struct insn *in);
+/* The instruction without segment prefixes, with another prefix in front (0: none). */
+void tr_copy_plain(struct tr *t, const struct insn *in, u8 prefix);
+void tr_copy_rip_relative(struct tr *t, const struct insn *in, u8 prefix, u64 addr);
+void tr_copy_memory(struct tr *t, const struct insn *in);
+/* Does it use RSP other than as the base of its memory operand? */
+bool tr_rsp_is_data(const struct insn *in);
+
+/* One instruction each. False: it needs a callout. */
+bool tr_lea(struct tr *t, const struct insn *in);
+bool tr_stack(struct tr *t, const struct insn *in, exec_fn *f);
+bool tr_sensitive(struct tr *t, const struct insn *in);
+/* Ends the block. */
+bool tr_control(struct tr *t, const struct insn *in, exec_fn *f);
+
+static inline bool fits_s32(u64 v)
+{
+	return (u64)(s64)(s32)v == v;
+}
+
+#endif
