@@ -383,7 +383,8 @@ int bt_init(struct cpu *c, void *area)
 	bt->front_tag = calloc(BT_FRONT_SIZE, sizeof(u64));
 	bt->front_host = calloc(BT_FRONT_SIZE, sizeof(u64));
 	bt->step_site = calloc(1, 1u << BT_SITE_BITS >> 3);
-	bt->shadow = shadow_new(c->mmu.ram, c->stats);
+	bt->shadow =
+	    shadow_new(c->mmu.ram, c->stats, &shadow_kernel_half, &shadow_host_ops, c->mmu.ram);
 	if (bt->by_host && bt->by_gpa && bt->links && bt->front_tag && bt->front_host &&
 	    bt->step_site && bt->shadow)
 		err = map_area(bt, area);

@@ -283,11 +283,12 @@ static void on_shadow_event(void *opaque, const struct shadow_event *ev)
 			ev->write ? "rw" : "r-", ev->global ? ", global" : "");
 		break;
 	case SHADOW_EV_INVLPG:
-		fprintf(f, "mmu: invlpg %016llx%s, %llu KiB dropped\n", (ull)ev->va,
-			log_name(c, ev->va, name), (ull)(ev->size / KIB));
+		fprintf(f, "mmu: invlpg %016llx%s, %u mappings dropped\n", (ull)ev->va,
+			log_name(c, ev->va, name), ev->count);
 		break;
-	case SHADOW_EV_FLUSH_NON_GLOBAL:
-		fprintf(f, "mmu: flush of non-global mappings, %u dropped\n", ev->count);
+	case SHADOW_EV_REVALIDATE:
+		fprintf(f, "mmu: comparison with the page tables, %u mappings dropped\n",
+			ev->count);
 		break;
 	case SHADOW_EV_FLUSH_ALL:
 		fprintf(f, "mmu: flush of everything, %u mappings dropped\n", ev->count);

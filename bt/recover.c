@@ -55,16 +55,17 @@ enum recover_action bt_on_fault(struct cpu *c, struct host_frame *f)
 
 	if (!bt || f->rip - (u64)bt->rx >= BT_AREA_SIZE)
 		return RECOVER_NOT_OURS;
-	if (f->trapno == EXC_PF && va >= SHADOW_FIRST) {
-		c->stats->n[STAT_bt_hidden_faults]++;
-		how = shadow_fill(bt->shadow, &c->mmu.pg, va, f->error & PF_W);
+	if (f->trapno == EXC_PF) {
+		how = shadow_fill(bt->shadow, &c->mmu.pg, va,
+				  f->error & PF_W ? MMU_WRITE : MMU_READ, NULL);
+		c->stats->n[STAT_bt_hidden_faults] += how != SHADOW_OUTSIDE;
 		if (how == SHADOW_MAPPED)
 			return RECOVER_RESUME;
 	}
 	b = bt_block_at(bt, f->rip);
 	if (!b || !recover(bt, b, f, &behind_sti))
 		return RECOVER_NOT_OURS;
-	c->bt.step = how == SHADOW_CODE ? 2 : how == SHADOW_FAULT ? 3 : 4;
+	c->bt.step = how == SHADOW_CODE ? 2 : how == SHADOW_FAULT || how == SHADOW_FAILED ? 3 : 4;
 	return leave(bt, f);
 }
 
