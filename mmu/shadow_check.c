@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#define FEW 8 /* entries, of 64, that are looked at one by one */
+
 enum scope { CHECK_LOCAL, CHECK_ALL };
 
 static u64 live_entry(const u64 *table, unsigned i)
@@ -85,27 +87,55 @@ static bool concerned(const struct node *n, unsigned i, enum scope scope)
 	return false;
 }
 
+static void check_node(struct shadow *s, const struct paging *pg, struct node *n, enum scope scope);
+
+static void check_used(struct shadow *s, const struct paging *pg, struct node *n, unsigned i,
+		       u64 now, enum scope scope)
+{
+	if (!concerned(n, i, scope))
+		return;
+	if (now != n->entry[i])
+		check_entry(s, pg, n, i, now);
+	if (n->level > 1 && !n->prot[i] && n->below[i].node && n->below[i].node->table != NO_TABLE)
+		check_node(s, pg, n->below[i].node, scope);
+}
+
+/* 64 entries of a page table, most of them in use. */
+static void check_stretch(struct shadow *s, const struct paging *pg, struct node *n, unsigned first,
+			  const u64 *live, enum scope scope)
+{
+	unsigned i;
+
+	if (!memcmp(live + first, n->entry + first, 64 * sizeof(live[0])))
+		return;
+	for (i = first; i < first + 64; i++) {
+		u64 now = live_entry(live, i);
+
+		if (node_in_use(n, i))
+			check_used(s, pg, n, i, now, scope);
+		else
+			n->entry[i] = now;
+	}
+}
+
 static void check_node(struct shadow *s, const struct paging *pg, struct node *n, enum scope scope)
 {
 	const u64 *live = ram_ptr(s->ram, n->table, PAGE_SIZE);
-	bool equal = live && !memcmp(live, n->entry, PAGE_SIZE);
-	unsigned i;
+	unsigned w;
 
 	s->stats->n[STAT_shadow_compares]++;
-	if (equal && n->level == 1)
-		return;
-	for (i = 0; i < SHADOW_ENTRIES; i++) {
-		u64 now = equal ? n->entry[i] : live_entry(live, i);
+	for (w = 0; w < ARRAY_LEN(n->used); w++) {
+		u64 bits = n->used[w];
 
-		if (now != n->entry[i]) {
-			if (concerned(n, i, scope))
-				check_entry(s, pg, n, i, now);
-			else if (!node_in_use(n, i))
-				n->entry[i] = now;
+		if (n->level == 1 && live && __builtin_popcountll(bits) > FEW) {
+			check_stretch(s, pg, n, w * 64, live, scope);
+			continue;
 		}
-		if (n->level > 1 && !n->prot[i] && concerned(n, i, scope) &&
-		    n->below[i].node->table != NO_TABLE)
-			check_node(s, pg, n->below[i].node, scope);
+		for (; bits; bits &= bits - 1) {
+			unsigned i = w * 64 + (unsigned)__builtin_ctzll(bits);
+
+			check_used(s, pg, n, i, live_entry(live, i), scope);
+		}
 	}
 }
 
@@ -180,10 +210,12 @@ static void revoke_in_node(struct shadow *s, struct node *n, u64 gpfn)
 {
 	unsigned i;
 
-	for (i = 0; n->writable && i < SHADOW_ENTRIES && s->ram->writable[gpfn]; i++) {
+	if (!n->writable)
+		return;
+	for (i = node_next(n, 0); i < SHADOW_ENTRIES && s->ram->writable[gpfn];
+	     i = node_next(n, i + 1)) {
 		if (!n->prot[i]) {
-			if (n->level > 1 && n->below[i].node)
-				revoke_in_node(s, n->below[i].node, gpfn);
+			revoke_in_node(s, n->below[i].node, gpfn);
 		} else if (!(n->prot[i] & PROT_WRITE)) {
 			continue;
 		} else if (n->level == 2) {

@@ -115,6 +115,7 @@ void shadow_set_leaf(struct shadow *s, struct node *n, unsigned i, u64 entry, in
 		free(n->below[i].leaf);
 	n->entry[i] = entry;
 	n->prot[i] = (u8)prot;
+	node_note_use(n, i, prot);
 	if (n->level == 2)
 		n->below[i].leaf = carved;
 	if (prot)
@@ -151,6 +152,7 @@ struct node *shadow_node_new(struct shadow *s, struct node *parent, unsigned i, 
 	if (parent) {
 		n->base = node_va(parent, i);
 		parent->below[i].node = n;
+		node_note_use(parent, i, true);
 		s->nodes++;
 	} else {
 		n->base = s->range.first >> 63 ? ~0ull << 48 : 0;
@@ -168,6 +170,7 @@ static void forget(struct shadow *s, struct node *n, unsigned i)
 	} else if (n->level > 1 && n->below[i].node) {
 		node_free(s, n->below[i].node);
 		n->below[i].node = NULL;
+		node_note_use(n, i, false);
 	}
 }
 
@@ -175,7 +178,7 @@ static void node_free(struct shadow *s, struct node *n)
 {
 	unsigned i;
 
-	for (i = 0; i < SHADOW_ENTRIES; i++)
+	for (i = node_next(n, 0); i < SHADOW_ENTRIES; i = node_next(n, i + 1))
 		forget(s, n, i);
 	free(n);
 	s->nodes--;
@@ -194,7 +197,7 @@ void shadow_flush_all(struct shadow *s)
 
 	SHADOW_REPORT(s, .kind = SHADOW_EV_FLUSH_ALL, .count = s->root->mapped);
 	s->stats->n[STAT_shadow_flushes]++;
-	for (i = 0; i < SHADOW_ENTRIES; i++)
+	for (i = node_next(s->root, 0); i < SHADOW_ENTRIES; i = node_next(s->root, i + 1))
 		forget(s, s->root, i);
 	/* In one piece, so that no mapping has to be split, and nothing an operation that failed
 	 * has left behind escapes. */

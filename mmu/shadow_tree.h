@@ -4,7 +4,7 @@
  * A node stands for one page table of the guest at one place of the linear address space, and holds
  * a snapshot of its entries. For an entry that is in use (it has a mapping or a node below) the
  * snapshot is what the mapping, or all of them below, rely on; elsewhere it is only what was seen
- * last, so that a comparison of whole pages finds nothing. Nodes with table NO_TABLE hold the
+ * last, so that a comparison of whole stretches finds nothing. Nodes with table NO_TABLE hold the
  * pieces of a large leaf that could not be mapped at once; their entries are made up, and the
  * parent's entry is what they rely on.
  *
@@ -23,15 +23,16 @@
 
 struct node {
 	struct node *parent;
-	gva_t base;   /* of entry 0 */
-	gpa_t table;  /* the root's: as of the last fill or comparison */
-	u64 rights;   /* PTE_W and PTE_U as the entries above grant them */
-	bool nx;      /* and whether they forbid execution */
-	u8 level;     /* 4 is the PML4, 1 a page table */
-	u16 index;    /* in the parent */
-	u32 mapped;   /* mappings here and below */
-	u32 local;    /* of these, not global */
-	u32 writable; /* and writable */
+	gva_t base;                    /* of entry 0 */
+	gpa_t table;                   /* the root's: as of the last fill or comparison */
+	u64 rights;                    /* PTE_W and PTE_U as the entries above grant them */
+	bool nx;                       /* and whether they forbid execution */
+	u8 level;                      /* 4 is the PML4, 1 a page table */
+	u16 index;                     /* in the parent */
+	u32 mapped;                    /* mappings here and below */
+	u32 local;                     /* of these, not global */
+	u32 writable;                  /* and writable */
+	u64 used[SHADOW_ENTRIES / 64]; /* a bit for each entry in use */
 	u64 entry[SHADOW_ENTRIES];
 	u8 prot[SHADOW_ENTRIES]; /* PROT_*, 0: no mapping of this entry's own */
 	union {
@@ -94,7 +95,26 @@ static inline gva_t node_va(const struct node *n, unsigned i)
 
 static inline bool node_in_use(const struct node *n, unsigned i)
 {
-	return n->prot[i] || (n->level > 1 && n->below[i].node);
+	return n->used[i / 64] >> (i % 64) & 1;
+}
+
+static inline void node_note_use(struct node *n, unsigned i, bool in_use)
+{
+	n->used[i / 64] &= ~BIT(i % 64);
+	n->used[i / 64] |= (u64)in_use << (i % 64);
+}
+
+/* The first entry in use from i on; SHADOW_ENTRIES if there is none. */
+static inline unsigned node_next(const struct node *n, unsigned i)
+{
+	while (i < SHADOW_ENTRIES) {
+		u64 bits = n->used[i / 64] >> (i % 64);
+
+		if (bits)
+			return i + (unsigned)__builtin_ctzll(bits);
+		i = (i | 63) + 1;
+	}
+	return i;
 }
 
 /* Where a leaf entry of a level leads. */
