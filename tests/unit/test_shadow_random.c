@@ -475,12 +475,6 @@ Test(shadow_random, holds_only_what_a_tlb_may, .timeout = 300)
 	cr_expect_gt(n[STAT_shadow_protects], STEPS / 50);
 	cr_expect_gt(n[STAT_shadow_changed], STEPS / 50);
 	cr_expect_gt(n[STAT_shadow_full], STEPS / 5000);
-	fprintf(stderr,
-		"fills %lu around %lu prot %lu changed %lu full %lu unmaps %lu compares %lu "
-		"flushes %lu\n",
-		n[STAT_shadow_fills], n[STAT_shadow_around], n[STAT_shadow_protects],
-		n[STAT_shadow_changed], n[STAT_shadow_full], n[STAT_shadow_unmaps],
-		n[STAT_shadow_compares], n[STAT_shadow_flushes]);
 	for (i = 0; i < 2; i++)
 		shadow_free(x->side[i].shadow);
 	for (i = 0; i < x->ram.size >> 12; i++)
