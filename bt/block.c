@@ -361,6 +361,11 @@ int bt_configure(struct cpu *c, const struct bt_options *o)
 	return o->lockstep && !bt->lockstep ? -ENOMEM : 0;
 }
 
+bool bt_host_can(void)
+{
+	return getauxval(AT_HWCAP2) & 2; /* HWCAP2_FSGSBASE */
+}
+
 int bt_init(struct cpu *c, void *area)
 {
 	struct bt *bt = calloc(1, sizeof(*bt));
@@ -368,10 +373,6 @@ int bt_init(struct cpu *c, void *area)
 
 	if (!bt)
 		return -ENOMEM;
-	if (!(getauxval(AT_HWCAP2) & 2)) { /* HWCAP2_FSGSBASE */
-		free(bt);
-		return -ENOTSUP;
-	}
 	c->translator = bt;
 	bt->c = c;
 	bt->fd = -1;

@@ -23,7 +23,11 @@ struct char_spec {
 };
 
 enum cpu_model { CPU_HOST, CPU_MAX, CPU_QEMU64 };
-enum accel { ACCEL_STEP, ACCEL_BT };
+enum accel {
+	ACCEL_BEST, /* nobody asked: bt, or step where the host cannot */
+	ACCEL_STEP,
+	ACCEL_BT,
+};
 enum boot_entry { BOOT_DIRECT, BOOT_STUB };
 enum stats_format { STATS_NONE, STATS_TEXT, STATS_JSON };
 

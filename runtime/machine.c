@@ -442,6 +442,33 @@ static int register_chips(struct vm *vm)
 	return rc ? rc : bus_add(&vm->bus, &fpu_error_range, 1, vm);
 }
 
+/* What keeps this process from translating, or NULL. */
+static const char *no_translator(void)
+{
+	if (!lowland_active())
+		return "this build of ringshift does not live in lowland";
+	if (!bt_host_can())
+		return "the host lets no program write FS and GS bases (FSGSBASE)";
+	return NULL;
+}
+
+static int init_translator(struct vm *vm, char *err, size_t errlen)
+{
+	const char *why = no_translator();
+	int rc;
+
+	if (why && vm->cfg->accel == ACCEL_BEST) {
+		fprintf(stderr, "ringshift: note: -accel step, which is slow: %s\n", why);
+		return 0;
+	}
+	rc = why ? -ENOTSUP : bt_init(vm->cpu, (void *)LOWLAND_TRANSLATIONS);
+	if (!rc)
+		rc = bt_configure(vm->cpu, &vm->cfg->bt);
+	if (rc)
+		snprintf(err, errlen, "-accel bt: %s", why ? why : strerror(-rc));
+	return rc;
+}
+
 static int init_cpu(struct vm *vm, char *err, size_t errlen)
 {
 	const struct cpuid_host host = cpuid_host_real();
@@ -466,17 +493,9 @@ static int init_cpu(struct vm *vm, char *err, size_t errlen)
 	rc = engine_init(c, lowland_at(LOWLAND_CODE));
 	if (rc)
 		snprintf(err, errlen, "cannot start the engine: %s", strerror(-rc));
-	if (rc || vm->cfg->accel != ACCEL_BT)
+	if (rc || vm->cfg->accel == ACCEL_STEP)
 		return rc;
-	rc = bt_init(c, (void *)LOWLAND_TRANSLATIONS);
-	if (!rc)
-		rc = bt_configure(c, &vm->cfg->bt);
-	if (rc)
-		snprintf(err, errlen, "-accel bt: %s",
-			 rc == -ENOTSUP
-			     ? "the host lets no program write FS and GS bases (FSGSBASE)"
-			     : strerror(-rc));
-	return rc;
+	return init_translator(vm, err, errlen);
 }
 
 static int init_log(struct vm *vm, char *err, size_t errlen)
