@@ -3,6 +3,7 @@
  */
 #include "bt_run.h"
 
+#include "fpu_check.h"
 #include "lockstep.h"
 #include "mem.h"
 #include "translate.h"
@@ -27,6 +28,7 @@ void bt_enter(struct bt *bt, u64 host)
 
 	c->bt.fs_base = c->seg[SEG_GS].base + SHADOW_BIAS;
 	c->bt.step = c->bt.link = 0;
+	fpu_denied(c, c->bt.vec_denied);
 	c->gpr[GPR_RSP] += SHADOW_BIAS;
 	c->stats->n[STAT_bt_entries]++;
 	bt->enter(host);
