@@ -463,10 +463,12 @@ static void call_item(struct soak *s, u64 start)
 	}
 }
 
-/* Several in a row, so that state is loaded once. */
-static void vector_item(struct soak *s)
+/* Several in a row, so that state is loaded once. RIP-relative operands are given their address
+ * here. */
+static void vector_item(struct soak *s, u64 start)
 {
 	unsigned n = 1 + (rnd(s) & 3), len;
+	u64 target = DATA_AT + (rnd(s) & 0x1fc0);
 	u8 code[16];
 
 	while (n--) {
@@ -475,6 +477,7 @@ static void vector_item(struct soak *s)
 
 			len = vector_insn(&s->rng, s->dec, &f, KEPT, code);
 		} while (!len);
+		vector_aim(s->dec, code, start + s->len, target);
 		bytes(s, code, len);
 	}
 }
@@ -532,7 +535,7 @@ static void item(struct soak *s, u64 start)
 	else if (k < 31)
 		string_item(s);
 	else if (k < 37)
-		vector_item(s);
+		vector_item(s, start);
 	else
 		system_item(s);
 }
@@ -722,10 +725,12 @@ static void one_test(struct soak *s, struct tally *t)
 	}
 }
 
-static void start_kicks(void)
+static void start_kicks(bool lockstep)
 {
+	/* A checked block must get to run between two kicks. */
+	long period = lockstep ? 1000000 : 40000;
 	struct sigevent ev = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = KICK_SIGNAL};
-	struct itimerspec it = {.it_value.tv_nsec = 1, .it_interval.tv_nsec = 40000};
+	struct itimerspec it = {.it_value.tv_nsec = 1, .it_interval.tv_nsec = period};
 	timer_t timer;
 
 	BUG_ON(timer_create(CLOCK_MONOTONIC, &ev, &timer) || timer_settime(timer, 0, &it, NULL));
@@ -741,7 +746,7 @@ static void soak_init(struct soak *s)
 	BUG_ON(thunk_thread_enter(s->bt.c->engine->thunks, s->bt.c));
 	BUG_ON(engine_catch_kick(s->step.c, kicked) || engine_catch_kick(s->bt.c, kicked));
 	if (s->kicks)
-		start_kicks();
+		start_kicks(s->options.lockstep);
 }
 
 static bool option(struct soak *s, u64 *count, int argc, char **argv, int *i)

@@ -64,9 +64,13 @@ unsigned vector_insn(u64 *rng, struct decoder *d, const struct form *f, u16 kept
 	bool mem = r & 0x8000;
 	unsigned kind = r & 7, n = 0, avx = __builtin_cpu_supports("avx");
 	struct insn in;
-	s32 disp = f->disp;
+	struct form rip = {.mod_rm = 5, .disp_size = 4, .x = r >> 16 & 1, .b = r >> 17 & 1};
+	s32 disp;
 	int len;
 
+	if ((r & 0x3800) == 0)
+		f = &rip;
+	disp = f->disp;
 	if (mem && f->gs)
 		out[n++] = 0x65;
 	if (kind < 3 || !avx) {
@@ -91,6 +95,17 @@ unsigned vector_insn(u64 *rng, struct decoder *d, const struct form *f, u16 kept
 		out[n++] = soak_rnd(rng);
 	len = decoder_decode(d, out, 15, INSN_MODE_64, &in);
 	return len > 0 && wanted(&in, kept) && in.has_mem == mem ? len : 0;
+}
+
+void vector_aim(struct decoder *d, u8 code[16], u64 at, u64 target)
+{
+	struct insn in;
+	u64 rel;
+
+	if (decoder_decode(d, code, 15, INSN_MODE_64, &in) <= 0 || in.base != REG_RIP)
+		return;
+	rel = target - (at + in.len);
+	memcpy(code + in.off_disp, &rel, 4);
 }
 
 void vector_state(u64 *rng, struct cpu *c)

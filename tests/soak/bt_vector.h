@@ -26,6 +26,8 @@ static inline u64 soak_rnd(u64 *rng)
 /* One instruction with this operand, or on registers; bytes put, 0: try again. kept: general
  * registers it may not write. */
 unsigned vector_insn(u64 *rng, struct decoder *d, const struct form *f, u16 kept, u8 out[16]);
+/* If its operand is relative to RIP: make that this address. */
+void vector_aim(struct decoder *d, u8 code[16], u64 at, u64 target);
 /* Fill c's vector state; switch it off by CR0 or CR4 now and then. */
 void vector_state(u64 *rng, struct cpu *c);
 /* The number of differences, which are printed. */
