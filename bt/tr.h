@@ -19,7 +19,7 @@ struct tr {
 	u64 behind_sti; /* address of the instruction after the last STI, 0: none */
 	u8 vec_checked; /* classes of vector instructions that may be executed from here on */
 	u32 stop;       /* guest offset of the callout at the end, ~0: none */
-	struct recovery rec[8 * BT_MAX_INSNS + 16];
+	struct recovery rec[12 * BT_MAX_INSNS + 16];
 	unsigned n_rec;
 	struct {
 		u8 *rel32; /* to be pointed at the stub, later at the block */

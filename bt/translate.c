@@ -140,11 +140,11 @@ static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
 		tr_record(t, t->at, 0);
 		len = decoder_decode(bt->c->engine->decoder, code + done,
 				     MIN(avail - done, (unsigned)INSN_MAX_LEN), INSN_MODE_64, &in);
-		if (len <= 0 || bt_is_step_site(bt, t->at)) {
+		f = len > 0 ? op_bind(&in, &wants_thunk) : exec_ud;
+		if (len <= 0 || (bt_is_step_site(bt, t->at) && f != exec_string)) {
 			tr_callout(t);
 			return done + (len > 0 ? len : 1);
 		}
-		f = op_bind(&in, &wants_thunk);
 		if (ends_block(f)) {
 			if (!tr_control(t, &in, f))
 				tr_callout(t);

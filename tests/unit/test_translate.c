@@ -433,6 +433,31 @@ Test(translate, a_fault_in_a_string_takes_the_bias_off)
 	close_world(x);
 }
 
+/* Promoted, it is a callout only for addresses whose upper 16 bits are clear. */
+Test(translate, a_promoted_string_looks_at_its_addresses)
+{
+	struct world *x = open_world();
+	struct block *b;
+
+	put(x, 0, "f3a4 4801d8 f4");
+	bt_mark_step_site(x->bt, PC);
+	b = block_at(x, PC);
+	want_hex(x, "48890c25");
+	want32(x, CTX(x, bt.spill[1]));
+	want_hex(x,
+		 "4889f9 480fc9 0fb7c9 e315"); /* mov rcx, rdi; bswap rcx; movzx ecx, cx; jrcxz */
+	want_hex(x, "4889f1 480fc9 0fb7c9 e30a"); /* the same with rsi */
+	want_hex(x, "488b0c25");
+	want32(x, CTX(x, bt.spill[1]));
+	want_hex(x, "eb25");
+	expect_start(x, b, "promoted rep movsb");
+	cr_expect(is_callout(x, b, 0));
+	cr_expect(is_callout(x, b, 5), "the block goes on behind it");
+	cr_expect_eq(b->stop, 5);
+	biased_record(b, SPILL_RDX | RECOVER_RDI_BIAS | RECOVER_RSI_BIAS);
+	close_world(x);
+}
+
 /* --- ways out --- */
 
 Test(translate, a_call_pushes_the_guest_address)
