@@ -390,12 +390,13 @@ int bt_init(struct cpu *c, void *area)
 	    bt->step_site && bt->shadow)
 		err = map_area(bt, area);
 	/* Emitted code reaches all of these by absolute 31-bit addresses. */
-	if (!err && (((u64)c | (u64)bt->front_tag | (u64)bt->front_host) >> 31))
+	if (!err && (((u64)c | (u64)c->stats | (u64)bt->front_tag | (u64)bt->front_host) >> 31))
 		err = -EFAULT;
 	if (err) {
 		bt_free(c);
 		return err;
 	}
+	memset(c->bt.vec_missing, 1, sizeof(c->bt.vec_missing));
 	bt_emit_common(bt);
 	bt->n_links = 1; /* link 0: none */
 	front_clear(bt);

@@ -3,6 +3,7 @@
  */
 #include "bt_run.h"
 
+#include "fpu_check.h"
 #include "lockstep.h"
 #include "mem.h"
 #include "translate.h"
@@ -14,11 +15,18 @@ bool bt_eligible(const struct cpu *c)
 	       (u64)(s64)(s32)c->rip == c->rip && c->seg[SEG_GS].base >= SHADOW_FIRST;
 }
 
-/* A fault that will come again, at an instruction that will be executed again: step it always. */
+/* A fault that will come again, at an instruction that will be executed again: step it always. (A
+ * string instruction: when it has a user address; there is nothing beyond that to promote it to.)
+ */
 static void consider_promotion(struct bt *bt, u64 why)
 {
-	if (why == 4)
-		bt_mark_step_site(bt, bt->c->rip);
+	struct cpu *c = bt->c;
+
+	if (why != 4)
+		return;
+	if (bt_is_step_site(bt, c->rip) && op_fetch(c)->in.class == CLASS_STRING)
+		return;
+	bt_mark_step_site(bt, c->rip);
 }
 
 void bt_enter(struct bt *bt, u64 host)
@@ -27,6 +35,7 @@ void bt_enter(struct bt *bt, u64 host)
 
 	c->bt.fs_base = c->seg[SEG_GS].base + SHADOW_BIAS;
 	c->bt.step = c->bt.link = 0;
+	fpu_denied(c, c->bt.vec_denied);
 	c->gpr[GPR_RSP] += SHADOW_BIAS;
 	c->stats->n[STAT_bt_entries]++;
 	bt->enter(host);

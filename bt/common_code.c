@@ -61,6 +61,7 @@ static void emit_exit(struct tr *t)
 	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.host_fs));
 	emit_base(e, false);
 	emit_bytes(e, "\xfc", 1); /* cld */
+	tr_emit_vector_save(t);
 	for (i = ARRAY_LEN(kept_by_c); i-- > 0;)
 		emit_pop(e, kept_by_c[i]);
 	emit_ret(e);
@@ -113,6 +114,7 @@ void bt_emit_common(struct bt *bt)
 	bt->enter = (void (*)(u64))(void *)(bt->rx + (t.e.p - bt->rw));
 	emit_enter(&t);
 	emit_lookup(&t);
+	tr_emit_vector_load(&t);
 	BUG_ON(t.e.full);
 	bt->used = bt->fixed = ALIGN_UP(t.e.p - bt->rw, 64);
 }

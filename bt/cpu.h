@@ -120,6 +120,9 @@ enum intr_shadow {
 	SHADOW_STI, /* interrupts, NMI */
 };
 
+#define VEC_CLASSES     3 /* SSE, AVX, AVX-512 */
+#define VEC_ALL_MISSING 0x01010101u
+
 struct bt;
 struct engine; /* the single-step engine's caches: decode, thunks (step.h) */
 
@@ -183,6 +186,10 @@ struct cpu {
 		u64 host_fs;   /* the monitor's thread pointer */
 		u64 step;      /* why the instruction at rip must be stepped, 0: it need not */
 		u64 link;      /* direct exit that was taken, 0: none */
+		/* Which vector instructions must not be executed on the host's registers, because
+		 * the guest's state is not in them or as CR0, CR4 and XCR0 stand (denied: for the
+		 * second reason alone). tr_vector.c */
+		u8 vec_missing[VEC_CLASSES + 1], vec_denied[VEC_CLASSES + 1];
 	} bt;
 
 	/* A pending raise, filled in before the longjmp. */

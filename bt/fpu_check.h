@@ -12,7 +12,9 @@
  * vol. 2, 2.4.
  */
 void fpu_check(struct cpu *c, unsigned state);
-/* The same for WAIT, which heeds CR0.MP and TS together and nothing else. */
+/* For which classes of vector instructions (tr_vector.c) fpu_check would raise: not 0. */
+void fpu_denied(const struct cpu *c, u8 denied[VEC_CLASSES]);
+/* As fpu_check for WAIT, which heeds CR0.MP and TS together and nothing else. */
 void fpu_check_wait(struct cpu *c);
 /* An unmasked x87 exception is pending: #MF, or FERR# and a stop if CR0.NE is 0. For the waiting
  * instructions that do not run in a thunk. */

@@ -33,6 +33,10 @@ static bool recover(struct bt *bt, struct block *b, const struct host_frame *f, 
 		c->gpr[GPR_RCX] = c->bt.spill[1];
 	if (r->spills & SPILL_RDX)
 		c->gpr[GPR_RDX] = c->bt.spill[2];
+	if (r->spills & RECOVER_RSI_BIAS)
+		c->gpr[GPR_RSI] -= SHADOW_BIAS;
+	if (r->spills & RECOVER_RDI_BIAS)
+		c->gpr[GPR_RDI] -= SHADOW_BIAS;
 	c->aflags = f->rflags;
 	c->rip = b->pc + r->guest;
 	*behind_sti = r->spills & RECOVER_STI;

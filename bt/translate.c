@@ -96,7 +96,9 @@ static bool tr_ordinary(struct tr *t, const struct insn *in)
 	exec_fn *f = op_bind(in, &wants_thunk);
 
 	if (in->state)
-		return false;
+		return tr_vector(t, in, f);
+	if (f == exec_string)
+		return tr_string(t, in);
 	if (f == exec_system || f == exec_mov_from_sreg)
 		return tr_sensitive(t, in);
 	if (f == exec_nop)
@@ -138,11 +140,11 @@ static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
 		tr_record(t, t->at, 0);
 		len = decoder_decode(bt->c->engine->decoder, code + done,
 				     MIN(avail - done, (unsigned)INSN_MAX_LEN), INSN_MODE_64, &in);
-		if (len <= 0 || bt_is_step_site(bt, t->at)) {
+		f = len > 0 ? op_bind(&in, &wants_thunk) : exec_ud;
+		if (len <= 0 || (bt_is_step_site(bt, t->at) && f != exec_string)) {
 			tr_callout(t);
 			return done + (len > 0 ? len : 1);
 		}
-		f = op_bind(&in, &wants_thunk);
 		if (ends_block(f)) {
 			if (!tr_control(t, &in, f))
 				tr_callout(t);
@@ -179,6 +181,7 @@ struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail)
 	b->host = bt->used;
 	b->len = tr_block(&t, code, avail);
 	b->stop = MIN(t.stop, b->len);
+	b->vector = t.vec_checked;
 	emit_stubs(&t);
 	b->tail = t.e.p - bt->rw;
 	tr_record(&t, t.pc, 0);
