@@ -135,7 +135,7 @@ static double creations(struct space_pool *pool)
 
 int main(void)
 {
-	static const u8 code[] = {0x0f, 0x05, 0xeb, 0xfc}; /* 1: syscall; jmp 1b */
+	static const u8 code[] = {0x0f, 0x05, 0xeb, 0xfc};  /* 1: syscall; jmp 1b */
 	static const u8 touch[] = {0x88, 0x03, 0x0f, 0x05}; /* mov %al,(%rbx); syscall */
 	int fd = memfd_create("ram", MFD_CLOEXEC);
 	struct space_pool *pool;

@@ -62,8 +62,8 @@ MUST_CHECK int space_unmap(struct space *sp, u64 va, u64 len);
 MUST_CHECK int space_sync(struct space *sp);
 
 /*
- * After this guest code of the space cannot run, whatever it did, until the next space_run. A
- * space that does not park is killed (-EIO); its registers and vector state are not lost.
+ * After this guest code of the space cannot run, whatever it did, until the next space_run. -EIO:
+ * the space is dead; its registers and vector state are not lost.
  */
 MUST_CHECK int space_park(struct space *sp);
 

@@ -11,7 +11,7 @@
 
 #include "space_impl.h"
 
-#define SYSCALL_LEN  2 /* of INT 0x80 as well */
+#define SYSCALL_LEN 2 /* of INT 0x80 as well */
 /* Linux 6.14 and later lets this system call past seccomp, finds that there is no such probe, and
  * sends a SIGILL that no instruction caused. RAX is lost, but it was this. (The other one, uprobe,
  * fails without telling anyone: there alone guest code gets an answer from the host, ENXIO.) */

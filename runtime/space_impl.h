@@ -35,8 +35,10 @@ struct space {
 	unsigned place;
 	u64 base; /* where the stub lies in the space */
 	pid_t guest, mapper;
-	bool dead, parked;
-	bool used; /* has been handed out */
+	bool dead;
+	bool parked;  /* sleeps where nobody will wake it */
+	bool stopped; /* by SIGSTOP */
+	bool used;    /* has been handed out */
 
 	u32 tail;   /* records given to the mapper, ever */
 	u32 proven; /* of these, certainly executed */
@@ -47,6 +49,7 @@ struct space {
 	u32 spin;      /* TSC ticks worth spinning for an exit */
 	u64 xsave_off; /* in the slot: where the vector state is */
 	_Atomic bool running;
+	_Atomic bool kicked; /* a signal may be on its way to G */
 };
 
 struct space_pool {

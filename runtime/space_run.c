@@ -12,15 +12,15 @@
  * that comes before G has looked, G sees the word; if after, the handler finds the way into guest
  * code interrupted and reports that the run did not take place.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
-#include <string.h>
+#include <sys/wait.h>
 
 #include "space_impl.h"
 
 #define SLEEP_MS       10
-#define PARK_CPU_US    20000 /* of G's own time, so that a busy host is not taken for an attack */
-#define ANSWER_CPU_US  20000
+#define ANSWER_CPU_US  20000 /* of G's own time, so that a busy host is not taken for an attack */
 #define GIVE_UP_MS     10000
 #define SELECTOR_DATA  0x2b /* Linux's flat user data segment */
 #define SPIN_FLOOR_DIV 16
@@ -85,21 +85,23 @@ void space_kick(struct space *sp)
 	if (!atomic_load(&sp->running))
 		return;
 	atomic_store(&space_ctl(sp)->kick, 1);
+	atomic_store(&sp->kicked, true);
 	kill(sp->guest, SPACE_KICK_SIGNAL);
 }
 
+/* Let G see that go has changed. */
 static void wake_guest(struct space *sp)
 {
 	struct space_ctl *c = space_ctl(sp);
 
-	if (sp->parked)
-		space_futex_wake((_Atomic u32 *)&c->park);
-	else if (atomic_load(&space_state(sp)->g_sleeps))
+	if (sp->stopped)
+		kill(sp->guest, SIGCONT);
+	/* The kernel may have had a reason of its own to bring it back to the first word. */
+	else if (sp->parked && space_futex_wake((_Atomic u32 *)&c->park) == 0)
 		space_futex_wake(&c->go);
-	else
-		return;
-	sp->parked = false;
-	SPACE_COUNT(sp, space_wakes);
+	if (!sp->parked && atomic_load(&space_state(sp)->g_sleeps))
+		space_futex_wake(&c->go);
+	sp->parked = sp->stopped = false;
 }
 
 /* Spin for the exit of the run; true if it came. A budget that was spent in vain is halved. */
@@ -236,34 +238,57 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 	return 0;
 }
 
-int space_park(struct space *sp)
+/*
+ * Parking, the quick way: G said that it sleeps, and the kernel found it on the word it may wait
+ * for and moved it to one that nobody will wake. It leaves that sleep for a signal only. So this
+ * is no proof while a kick may be on its way to G, and it may fail, since guest code need not
+ * sleep.
+ */
+static bool park_asleep(struct space *sp)
 {
 	struct space_ctl *c = space_ctl(sp);
-	u64 start_ms, start_us, now;
+	u64 end = space_ticks() + sp->pool->spin_max;
 
+	atomic_store(&c->spin, 0);
+	do {
+		if (atomic_load(&sp->kicked))
+			return false;
+		if (atomic_load(&space_state(sp)->g_sleeps) &&
+		    space_futex_move(&c->go, sp->run, &c->park))
+			return true;
+		__builtin_ia32_pause();
+	} while (space_ticks() < end);
+	return false;
+}
+
+/* The slow way, which cannot be refused. All signals sent before have been taken by then. */
+static int park_stopped(struct space *sp)
+{
+	siginfo_t info = {.si_pid = 0};
+
+	SPACE_COUNT(sp, space_stops);
+	atomic_store(&sp->kicked, false);
+	kill(sp->guest, SIGSTOP);
+	while (waitid(P_PID, sp->guest, &info, WSTOPPED | WEXITED | WNOWAIT | __WALL) < 0)
+		if (errno != EINTR)
+			break;
+	if (info.si_code != CLD_STOPPED) {
+		space_kill(sp);
+		return -EIO;
+	}
+	/* Take the report, or the next wait finds it again. */
+	waitid(P_PID, sp->guest, &info, WSTOPPED | WNOHANG | __WALL);
+	sp->stopped = true;
+	return 0;
+}
+
+int space_park(struct space *sp)
+{
 	if (sp->dead)
 		return -EIO;
-	if (sp->parked)
+	if (sp->parked || sp->stopped)
 		return 0;
 	SPACE_COUNT(sp, space_parks);
-	c->spin = 0;
-	start_ms = now = space_now_ms();
-	start_us = space_cpu_us(sp->guest);
-	for (unsigned i = 1; !space_futex_move(&c->go, sp->run, &c->park); i++) {
-		if (i % 64) {
-			__builtin_ia32_pause();
-			continue;
-		}
-		/* It may be running guest code after a false report: a signal leads it back. */
-		kill(sp->guest, SPACE_KICK_SIGNAL);
-		space_futex_wait(&c->go, sp->run, 1);
-		now = space_now_ms();
-		if (now - start_ms > GIVE_UP_MS || space_gone(sp->guest) ||
-		    space_cpu_us(sp->guest) - start_us > PARK_CPU_US) {
-			space_kill(sp);
-			return -EIO;
-		}
-	}
-	sp->parked = true;
-	return 0;
+	sp->parked = park_asleep(sp);
+	return sp->parked ? 0 : park_stopped(sp);
 }
