@@ -113,10 +113,15 @@ static void get_segments(const struct space *sp, struct space_regs *r)
 	r->gs_base = st->gs_base;
 }
 
+static bool in_vsyscall(u64 a)
+{
+	return a >= VSYSCALL && a < VSYSCALL_END;
+}
+
 static void decode_syscall(const struct frame *f, struct space_regs *r, struct space_exit *ex)
 {
-	/* The host's vsyscall page, had it emulated the call, returns to the caller. */
-	if (f->info.addr >= VSYSCALL && f->info.addr < VSYSCALL_END) {
+	/* The host's vsyscall page was about to emulate a call, and returns from it. */
+	if (in_vsyscall(f->info.addr)) {
 		*ex = space_exit_stub(f->info.addr);
 		r->rip = f->info.addr;
 		r->gpr[4] -= 8;
@@ -187,7 +192,8 @@ bool space_exit_decode(struct space *sp, struct space_regs *regs, struct space_e
 		return false;
 	get_regs(&f.c, regs);
 	get_segments(sp, regs);
-	if (kind == KIND_STUB) {
+	/* The host's vsyscall page may have faulted on behalf of the call. */
+	if (kind == KIND_STUB || (in_vsyscall(regs->rip) && f.info.signo == SIGSEGV)) {
 		*ex = space_exit_stub(regs->rip);
 		return true;
 	}

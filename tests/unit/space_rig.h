@@ -6,6 +6,7 @@
 #define RINGSHIFT_TESTS_SPACE_RIG_H
 
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
