@@ -100,6 +100,11 @@ struct cpu_ops {
 	u64 (*hypercall)(void *vm, u64 nr, const u64 args[4]);
 	u64 (*tsc)(void *vm);        /* guest TSC */
 	void (*fpu_error)(void *vm); /* FERR# when CR0.NE is 0: IRQ 13 */
+	/* Run ring 3 natively until it leaves for ring 0 or attention is set; false: this code has
+	 * to be stepped. May raise. NULL: there is no such thing. */
+	bool (*run_user)(void *vm);
+	/* cpu->vec_away: bring the vector state back into cpu->vec. */
+	void (*fetch_vec)(void *vm);
 };
 
 /* Why step_run came back. */
@@ -172,7 +177,8 @@ struct cpu {
 	u64 cr4_allowed;  /* bits MOV to CR4 may set */
 	u64 xcr0_allowed; /* bits XSETBV may set */
 
-	struct vec_state vec;
+	struct vec_state vec; /* unless vec_away */
+	bool vec_away;        /* a user space has the current vector state: cpu_fetch_vec */
 
 	const struct cpu_ops *ops;
 	void *vm;
@@ -242,6 +248,12 @@ static inline bool cpu_real_or_v86(const struct cpu *c)
 {
 	return !cpu_protected(c) || cpu_v86(c);
 }
+/* Before cpu->vec is looked at or changed. */
+static inline void cpu_fetch_vec(struct cpu *c)
+{
+	if (unlikely(c->vec_away))
+		c->ops->fetch_vec(c->vm);
+}
 static inline bool cpu_canonical(u64 a)
 {
 	return (u64)((s64)(a << 16) >> 16) == a;
@@ -254,6 +266,8 @@ void cpu_reset(struct cpu *c);
 NORETURN void cpu_raise(struct cpu *c, unsigned vector);
 NORETURN void cpu_raise_error(struct cpu *c, unsigned vector, u32 error);
 NORETURN void cpu_raise_pf(struct cpu *c, gva_t va, u32 error); /* sets CR2 */
+/* INT n, INT3, INTO: a software interrupt that returns to next_rip. */
+NORETURN void cpu_raise_soft(struct cpu *c, unsigned vector, u64 next_rip);
 /* Stop the VM with a named reason (printf format). */
 NORETURN void cpu_unsupported(struct cpu *c, const char *fmt, ...) PRINTF(2, 3);
 
@@ -262,6 +276,8 @@ NORETURN void cpu_unsupported(struct cpu *c, const char *fmt, ...) PRINTF(2, 3);
 void cpu_update_mode(struct cpu *c);
 /* The part of it that says whether the careful loop is needed. */
 void cpu_update_slow(struct cpu *c);
+/* SYSCALL, from next_rip - 2: raises #UD if it is not enabled. SDM vol. 2. */
+void cpu_syscall(struct cpu *c, u64 next_rip);
 /* The interrupt controllers have (no longer) a vector for us. CPU thread only. */
 void cpu_set_intr(struct cpu *c, bool level);
 /* After CR0, CR3, CR4, EFER changed: hands the paging registers to the MMU (flushes as required).

@@ -98,6 +98,7 @@ static void set_regs(struct cpu *c, const struct regs *r)
 
 static void keep_vector(struct lockstep *l, struct vec_state *v)
 {
+	cpu_fetch_vec(l->bt->c);
 	if (l->vector)
 		memcpy(v, &l->bt->c->vec, sizeof(*v));
 }

@@ -25,18 +25,23 @@ static void require_syscall(struct cpu *c)
 		cpu_raise(c, EXC_UD);
 }
 
-void exec_syscall(struct cpu *c, const struct insn *in)
+void cpu_syscall(struct cpu *c, u64 next_rip)
 {
 	u16 cs = c->star >> 32;
 	u64 flags;
 
 	require_syscall(c);
 	flags = cpu_rflags(c);
-	c->gpr[GPR_RCX] = insn_next_rip(c, in);
+	c->gpr[GPR_RCX] = next_rip;
 	c->gpr[GPR_R11] = flags & ~(u64)FL_RF;
 	c->rip = c->lstar;
 	cpu_set_rflags(c, flags & ~(c->fmask | FL_RF));
 	load_flat(c, cs & ~3u, cs + 8, 0, true);
+}
+
+void exec_syscall(struct cpu *c, const struct insn *in)
+{
+	cpu_syscall(c, insn_next_rip(c, in));
 }
 
 /* Intel checks RCX while still at CPL 0. */

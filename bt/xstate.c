@@ -281,6 +281,7 @@ static void xsave_check(struct cpu *c)
 		cpu_raise(c, EXC_UD);
 	if (c->cr0 & CR0_TS)
 		cpu_raise(c, EXC_NM);
+	cpu_fetch_vec(c);
 }
 
 static gva_t xsave_operand(struct cpu *c, const struct insn *in, u32 size, enum mmu_access access)
@@ -447,6 +448,7 @@ static void exec_xgetbv(struct cpu *c, const struct insn *in)
 		c->ops->cpuid(c->vm, 0xd, 1, leaf);
 		if (!(leaf[0] & 4))
 			gp0(c);
+		cpu_fetch_vec(c);
 		v &= in_use(c, in);
 	} else if ((u32)c->gpr[GPR_RCX] != 0) {
 		gp0(c);

@@ -123,12 +123,21 @@ struct tlb_entry {
 
 struct shadow;
 
+/* Who else follows flushes: the user spaces. All fields are set, or the pointer to it is NULL. */
+struct mmu_follower {
+	void (*invlpg)(void *opaque, gva_t va);
+	void (*flush)(void *opaque, bool mode); /* mode: the paging mode has changed, too */
+	void (*revoke_write)(void *opaque, gpa_t page);
+	void *opaque;
+};
+
 struct mmu {
 	struct tlb_entry tlb[2][TLB_SIZE]; /* [user] */
 	struct ram *ram;
 	struct paging pg;
 	struct stats *stats;
 	struct shadow *shadow; /* follows every flush; NULL: none */
+	const struct mmu_follower *follower; /* the same */
 	/* Data breakpoints are armed: every read and write goes to mmu_translate. Whoever sets it
 	 * calls mmu_flush_all, since entries made before would still hit. */
 	bool no_fill;

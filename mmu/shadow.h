@@ -40,7 +40,7 @@ struct shadow_ops {
 extern const struct shadow_ops shadow_host_ops;
 
 struct shadow_range {
-	gva_t first, last; /* inclusive, page-aligned; within one half of the address space */
+	gva_t first, last; /* its first and last byte; whole pages, within one half */
 	bool user;         /* for CPL 3 accesses, fetches among them; false: for CPL 0 data */
 };
 extern const struct shadow_range shadow_kernel_half;

@@ -90,6 +90,8 @@ void mmu_flush_all(struct mmu *m)
 	flush_tlb(m);
 	if (m->shadow)
 		shadow_flush_all(m->shadow);
+	if (m->follower)
+		m->follower->flush(m->follower->opaque, true);
 }
 
 void mmu_flush_non_global(struct mmu *m)
@@ -113,6 +115,8 @@ void mmu_flush_non_global(struct mmu *m)
 	m->n_filled = kept;
 	if (m->shadow)
 		shadow_revalidate(m->shadow, &m->pg);
+	if (m->follower)
+		m->follower->flush(m->follower->opaque, false);
 }
 
 /* Drop what one 4 KiB page has in its slots. */
@@ -150,6 +154,8 @@ void mmu_invlpg(struct mmu *m, gva_t va)
 		drop_large(m, va);
 	if (m->shadow)
 		shadow_invlpg(m->shadow, &m->pg, va);
+	if (m->follower)
+		m->follower->invlpg(m->follower->opaque, va);
 }
 
 void mmu_revoke_write(struct mmu *m, gpa_t page)
@@ -165,6 +171,8 @@ void mmu_revoke_write(struct mmu *m, gpa_t page)
 	}
 	if (m->shadow)
 		shadow_revoke_write(m->shadow, page);
+	if (m->follower)
+		m->follower->revoke_write(m->follower->opaque, page);
 }
 
 void mmu_set_paging(struct mmu *m, const struct paging *pg)
@@ -184,6 +192,8 @@ void mmu_set_paging(struct mmu *m, const struct paging *pg)
 		flush_tlb(m);
 		if (m->shadow)
 			shadow_revalidate_all(m->shadow, pg);
+		if (m->follower)
+			m->follower->flush(m->follower->opaque, false);
 	} else if (old.cr3 != pg->cr3 || (pae && memcmp(old.pdpte, pg->pdpte, sizeof(old.pdpte)))) {
 		mmu_flush_non_global(m);
 	}

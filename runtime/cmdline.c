@@ -255,6 +255,15 @@ static int opt_accel(struct parser *p, const char *arg)
 	return 0;
 }
 
+static int opt_ring3(struct parser *p, const char *arg)
+{
+	if (strcmp(arg, "native") && strcmp(arg, "step"))
+		return fail(p, "'%s' is neither 'native' nor 'step'", arg);
+	p->cfg->ring3 = strcmp(arg, "step") ? RING3_NATIVE : RING3_STEP;
+	p->bt_aid = p->opt;
+	return 0;
+}
+
 static int opt_cpu(struct parser *p, const char *arg)
 {
 	static const char *const models[] = {
