@@ -541,6 +541,49 @@ Test(xstate, real_mode_environment)
 	rig_free(r);
 }
 
+/* FXSAVE shows FOP, FIP and FDP always, or only with an exception pending; FNSTENV always does. */
+Test(xstate, hidden_x87_pointers)
+{
+	struct machine m;
+	struct rig *r = rig_with_state(&m);
+	unsigned hidden, pending;
+
+	for (hidden = 0; hidden < 2; hidden++) {
+		for (pending = 0; pending < 2; pending++) {
+			u64 shown = hidden && !pending ? 0 : 0x123456;
+
+			r->c.host.x87_pointers_hidden = hidden;
+			x87_init(&r->c);
+			memset(r->c.vec.fx + FX_ST, 0, FX_XMM - FX_ST);
+			memcpy(r->c.vec.fx + FX_FIP, &(u64){0x123456}, 8);
+			if (pending)
+				r->c.vec.fx[FX_FCW] &= ~4u, r->c.vec.fx[FX_FSW] = 4;
+			x87_normalise(&r->c);
+			cr_expect_eq(x87_is_init(&r->c), hidden && !pending);
+			r->c.gpr[GPR_RDI] = AREA;
+			cr_assert_eq(RIG_EXEC(r, exec_xstate, 0x48, 0x0f, 0xae, 0x07), RIG_OK);
+			cr_expect_eq(rig_get(r, AREA + FX_FIP, 8), shown);
+			cr_assert_eq(RIG_EXEC(r, exec_xstate, 0xd9, 0x37), RIG_OK);
+			cr_expect_eq(rig_get(r, AREA + 12, 4), 0x123456);
+		}
+	}
+	rig_free(r);
+}
+
+Test(xstate, mxcsr_has_the_bits_of_the_host)
+{
+	struct machine m;
+	struct rig *r = rig_with_state(&m);
+
+	r->c.host.mxcsr_mask = 0x2ffff;
+	rig_put(r, AREA, 4, MXCSR_INIT | 0x20000);
+	cr_expect_eq(RIG_EXEC(r, exec_xstate, 0x0f, 0xae, 0x17), RIG_OK); /* ldmxcsr */
+	cr_expect_eq(r->c.vec.mxcsr, MXCSR_INIT | 0x20000);
+	r->c.host.mxcsr_mask = 0xffff;
+	cr_expect_eq(RIG_EXEC(r, exec_xstate, 0x0f, 0xae, 0x17), EXC_GP);
+	rig_free(r);
+}
+
 Test(xstate, pending_x87_errors)
 {
 	struct machine m;
