@@ -48,6 +48,7 @@ void cpu_reset(struct cpu *c)
 	cpu_fetch_vec(c);
 	vec_reset(&c->vec);
 	memset(c->mmu.pg.pdpte, 0, sizeof(c->mmu.pg.pdpte));
+	host_cpu_probe(&c->host);
 	cpu_update_paging(c);
 	mmu_flush_all(&c->mmu);
 	cpu_update_mode(c);

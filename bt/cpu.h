@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 
 #include "base.h"
+#include "host_cpu.h"
 #include "insn.h"
 #include "mmu.h"
 
@@ -169,6 +170,7 @@ struct cpu {
 	u64 cr0, cr2, cr3, cr4, efer, xcr0;
 	u64 dr[8];
 	unsigned maxphyaddr;
+	struct host_cpu host;
 
 	/* MSRs the engine itself uses; the table in runtime/msr.c reads and writes them. */
 	u64 star, lstar, cstar, fmask, kernel_gs_base;
