@@ -8,6 +8,8 @@
  *back run	the block is entered, nothing is chained to it, and it comes back to C compare
  *registers, and the pages that the engine wrote
  *
+ * Vector state is compared, too, if the block has vector instructions.
+ *
  * Translated code may stop early, to have the next instruction stepped: a write to a page with
  * code, a user address, MMIO. Then the engine does it once more up to that instruction. The engine
  * may stop early too: at a guest fault, and before an access to a device. Translated code must

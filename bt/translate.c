@@ -7,6 +7,8 @@
  *	memory operand		GS prefix (FS if the guest says GS; none if the base is RSP);
  *				RIP-relative becomes absolute, sign-extended from 32 bits
  *	RSP as data		un-biased on the way out, biased on the way in
+ *	vector state		loaded into the host's registers once (tr_vector.c)
+ *	strings			RDI and RSI biased around them (tr_string.c)
  *	direct branches		chained
  *	returns, indirect ones	the common lookup code, flags untouched
  *	everything else		a callout: the block ends and the single-step engine executes it
