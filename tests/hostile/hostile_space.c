@@ -38,6 +38,7 @@ static void replace_space(struct rig *x)
 	cr_assert_not_null(x->sp);
 }
 
+/* 0: never. */
 static void alarm_after(struct rig *x, unsigned us)
 {
 	struct itimerspec t = {.it_value.tv_nsec = us * 1000l};
@@ -49,13 +50,15 @@ static void alarm_after(struct rig *x, unsigned us)
 		cr_assert_eq(timer_create(CLOCK_MONOTONIC, &e, &timer), 0);
 	}
 	target = x;
-	atomic_store(&x->stop, 0);
 	cr_assert_eq(timer_settime(timer, 0, &t, NULL), 0);
+	if (!us)
+		atomic_store(&x->stop, 0);
 }
 
 /* Run on for a while, whatever comes; a new space if it dies. */
 static void run_somehow(struct rig *x, unsigned us)
 {
+	alarm_after(x, 0);
 	alarm_after(x, us);
 	for (unsigned i = 0; i < 20 && !x->stop; i++) {
 		int ret = space_run(x->sp, &x->r, &x->stop, &x->ex);
@@ -67,7 +70,7 @@ static void run_somehow(struct rig *x, unsigned us)
 			break;
 		}
 	}
-	x->stop = 0;
+	alarm_after(x, 0);
 }
 
 CODE(probe, "mov (%rsi), %rax; syscall");
