@@ -45,9 +45,10 @@ struct space {
 	unsigned commands;
 	struct space_command queue[SPACE_QUEUE];
 
-	u32 run;       /* number of the last run */
-	u32 spin;      /* TSC ticks worth spinning for an exit */
-	u64 xsave_off; /* in the slot: where the vector state is */
+	u32 run;        /* number of the last run */
+	u32 spin;       /* TSC ticks worth spinning for an exit */
+	u32 guest_spin; /* and, in G, for the next run */
+	u64 xsave_off;  /* in the slot: where the vector state is */
 	_Atomic bool running;
 	_Atomic bool kicked; /* a signal may be on its way to G */
 };

@@ -86,7 +86,7 @@ static struct space *space_alloc(struct space_pool *pool, unsigned place)
 	sp->slot = pool->slots + i * (u64)SPACE_SIZE;
 	sp->place = place;
 	sp->base = places[place];
-	sp->spin = pool->spin_max;
+	sp->spin = sp->guest_spin = pool->spin_max;
 	pool->space[i] = sp;
 	return sp;
 }

@@ -94,6 +94,10 @@ static void wake_guest(struct space *sp)
 {
 	struct space_ctl *c = space_ctl(sp);
 
+	/* Whoever spun in vain spins less the next time. */
+	sp->guest_spin = atomic_load(&space_state(sp)->g_sleeps)
+			     ? MAX(sp->guest_spin / 2, sp->pool->spin_max / SPIN_FLOOR_DIV)
+			     : sp->pool->spin_max;
 	if (sp->stopped)
 		kill(sp->guest, SIGCONT);
 	/* The kernel may have had a reason of its own to bring it back to the first word. */
@@ -190,7 +194,7 @@ static bool do_run(struct space *sp, const _Atomic u32 *stop, bool *entered)
 		atomic_store(&sp->running, false);
 		return true;
 	}
-	c->spin = sp->pool->spin_max;
+	atomic_store(&c->spin, sp->guest_spin);
 	if (!++sp->run) /* 0 says that G died */
 		sp->run++;
 	atomic_store(&c->go, sp->run);
