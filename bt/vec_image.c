@@ -79,7 +79,6 @@ void vec_from_image(struct vec_state *v, const struct vec_layout *l, const u8 *i
 	}
 	/* The standard form keeps MXCSR whether SSE is in use or not. */
 	memcpy(&v->mxcsr, image + FX_MXCSR, 4);
-	v->mxcsr &= MXCSR_MASK;
 	avx = component(l, image, bv, BIT_AVX);
 	hi256 = component(l, image, bv, BIT_ZMM_HI256);
 	for (i = 0; i < 16; i++) {

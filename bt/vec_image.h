@@ -18,8 +18,8 @@ MUST_CHECK int vec_layout_init(struct vec_layout *l);
 
 /* image: l->size bytes, zeroed or an older image. Everything is written, the header included. */
 void vec_to_image(const struct vec_state *v, const struct vec_layout *l, u8 *image);
-/* Components whose bit in XSTATE_BV is clear become their initial state. An MXCSR with reserved
- * bits loses them. The image may change meanwhile: any result is a state a processor can have. */
+/* image: one that XRSTOR takes. Components whose bit in XSTATE_BV is clear become their initial
+ * state. */
 void vec_from_image(struct vec_state *v, const struct vec_layout *l, const u8 *image);
 
 #endif
