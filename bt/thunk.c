@@ -316,11 +316,14 @@ static u32 operand_vectors(const struct insn *in)
 	return set;
 }
 
-/* Moves and integer operations neither read nor write MXCSR. */
+/* Moves and integer operations neither read nor write MXCSR. But AMD's bit 17 of it lets misaligned
+ * operands of legacy SSE pass (APM vol. 1, 4.2.2), whatever the operation. */
 static bool uses_mxcsr(const struct insn *in)
 {
 	u8 op = in->opcode;
 
+	if (in->enc == INSN_LEGACY && in->has_mem)
+		return true;
 	if (in->map != INSN_MAP_0F)
 		return true;
 	return !(op == 0x10 || op == 0x11 || op == 0x28 || op == 0x29 ||
