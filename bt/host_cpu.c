@@ -4,12 +4,14 @@
  */
 #include "host_cpu.h"
 
+#include <cpuid.h>
 #include <string.h>
 
 #include "insn.h"
 #include "xstate.h"
 
-#define MXCSR_MASK_DEFAULT 0xffbfu /* of a processor whose FXSAVE stores none */
+#define HYGON_EBX          0x6f677948u /* "Hygo" */
+#define MXCSR_MASK_DEFAULT 0xffbfu     /* of a processor whose FXSAVE stores none */
 
 static void probe_x87(struct host_cpu *h)
 {
@@ -25,6 +27,15 @@ static void probe_x87(struct host_cpu *h)
 		h->mxcsr_mask = MXCSR_MASK_DEFAULT;
 	memcpy(&fip, img + FX_FIP, 8);
 	h->x87_pointers_hidden = !fip;
+}
+
+/* The one thing here that cannot be tried without a kernel's help. APM vol. 3, SYSCALL. */
+static void probe_vendor(struct host_cpu *h)
+{
+	unsigned a, b, c, d;
+
+	__cpuid(0, a, b, c, d);
+	h->syscall32 = b == signature_AMD_ebx || b == HYGON_EBX;
 }
 
 #define HIGH_HALF (1ull << 32)
@@ -45,6 +56,7 @@ void host_cpu_probe(struct host_cpu *h)
 {
 	memset(h, 0, sizeof(*h));
 	probe_x87(h);
+	probe_vendor(h);
 	PROBE_REP(h, 0xa4);
 	PROBE_REP(h, 0xa6);
 	PROBE_REP(h, 0xaa);

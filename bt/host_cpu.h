@@ -13,6 +13,9 @@ struct host_cpu {
 	 * XSAVE store them as zero unless an unmasked exception is pending, and they do not count
 	 * for XINUSE: AMD's. (Else what FXSAVE stores is all there is.) */
 	bool x87_pointers_hidden;
+	/* AMD's: in long mode SYSCALL exists in 32-bit code, too (through CSTAR), SYSENTER and
+	 * SYSEXIT do not exist at all. Intel's the other way round. */
+	bool syscall32;
 	/* In 64-bit mode, which registers a repeated string instruction with 32-bit addresses cuts
 	 * to 32 bits although the count is zero. Bit per GPR_*, by host_rep_index(opcode). */
 	u16 rep_zero_cuts[8];
