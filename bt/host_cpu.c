@@ -1,15 +1,18 @@
 /*
  * Asking the host CPU by trying. Neither vendor nor CPUID bits settle these: a hypervisor may hide
- * or invent them. SDM vol. 1, 8.1.8 and 11.6.6; APM vol. 2, 11.5.10 (x87 pointers), vol. 3, REP.
+ * or invent them. Only what would need a fault goes by vendor. SDM vol. 1, 8.1.8 and 11.6.6; APM
+ * vol. 2, 11.5.10 (x87 pointers), vol. 3, REP.
  */
 #include "host_cpu.h"
 
+#include <cpuid.h>
 #include <string.h>
 
 #include "insn.h"
 #include "xstate.h"
 
-#define MXCSR_MASK_DEFAULT 0xffbfu /* of a processor whose FXSAVE stores none */
+#define signature_HYGON_ebx 0x6f677948u /* "Hygo": the same core; <cpuid.h> has the other */
+#define MXCSR_MASK_DEFAULT  0xffbfu     /* of a processor whose FXSAVE stores none */
 
 static void probe_x87(struct host_cpu *h)
 {
@@ -41,9 +44,18 @@ static void probe_x87(struct host_cpu *h)
 							     (rdi ? 0 : 1u << GPR_RDI);            \
 	} while (0)
 
+static bool made_by_amd(void)
+{
+	u32 a, b, c, d;
+
+	__cpuid(0, a, b, c, d);
+	return b == signature_AMD_ebx || b == signature_HYGON_ebx;
+}
+
 void host_cpu_probe(struct host_cpu *h)
 {
 	memset(h, 0, sizeof(*h));
+	h->rep_fault_flags = made_by_amd();
 	probe_x87(h);
 	PROBE_REP(h, 0xa4);
 	PROBE_REP(h, 0xa6);
