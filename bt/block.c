@@ -70,6 +70,7 @@ static void block_forget(struct bt *bt, struct block *b)
 	p[0] = 0xe9;
 	rel = b->tail - (b->host + 5);
 	memcpy(p + 1, &rel, 4);
+	bt->drops++;
 	bt->c->stats->n[STAT_bt_dropped]++;
 	if (bt_log_wants(bt->c, LOG_SMC))
 		bt_log_dropped(bt->c, b);
@@ -394,6 +395,9 @@ int bt_init(struct cpu *c, void *area)
 		bt_free(c);
 		return err;
 	}
+	/* Nothing of ours uses GS: it keeps what translated code wants, which saves 30 cycles at
+	 * each entry. */
+	asm volatile("wrgsbase %0" ::"r"(SHADOW_BIAS));
 	bt_emit_common(bt);
 	bt->n_links = 1; /* link 0: none */
 	front_clear(bt);

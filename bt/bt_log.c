@@ -48,12 +48,25 @@ static const char *field_at(const struct cpu *c, u64 addr, char buf[32])
 		unsigned off, size;
 	} field[] = {
 #define FIELD(f) {#f, offsetof(struct cpu, f), sizeof(((struct cpu *)0)->f)}
-	    FIELD(rip),        FIELD(aflags),    FIELD(sflags),
-	    FIELD(intr),       FIELD(attention), FIELD(gpr),
-	    FIELD(bt.spill),   FIELD(bt.jump),   FIELD(bt.fs_base),
-	    FIELD(bt.host_fs), FIELD(bt.step),   FIELD(bt.link),
-	    FIELD(seg),        FIELD(cr0),       FIELD(cr2),
-	    FIELD(cr3),        FIELD(cr4),       FIELD(kernel_gs_base),
+	    FIELD(rip),
+	    FIELD(aflags),
+	    FIELD(sflags),
+	    FIELD(intr),
+	    FIELD(attention),
+	    FIELD(gpr),
+	    FIELD(bt.spill),
+	    FIELD(bt.flags),
+	    FIELD(bt.jump),
+	    FIELD(bt.fs_base),
+	    FIELD(bt.host_fs),
+	    FIELD(bt.step),
+	    FIELD(bt.link),
+	    FIELD(seg),
+	    FIELD(cr0),
+	    FIELD(cr2),
+	    FIELD(cr3),
+	    FIELD(cr4),
+	    FIELD(kernel_gs_base),
 #undef FIELD
 	};
 	u64 at = addr - (u64)(uintptr_t)c;
@@ -78,6 +91,8 @@ static const char *place_name(const struct bt *bt, u64 addr, char buf[32])
 		return "exit";
 	if (off == bt->lookup_at)
 		return "lookup";
+	if (off == bt->light_at)
+		return "light callout";
 	if (off >= bt->fixed)
 		return NULL; /* the block itself */
 	snprintf(buf, 32, "common+%#llx", (ull)off);

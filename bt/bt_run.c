@@ -21,17 +21,49 @@ static void consider_promotion(struct bt *bt, u64 why)
 		bt_mark_step_site(bt, bt->c->rip);
 }
 
+/* What the entry code takes from the context, beside the registers. */
+static void prepare_entry(struct cpu *c)
+{
+	c->bt.fs_base = c->seg[SEG_GS].base + SHADOW_BIAS;
+	c->bt.flags = (u8)c->aflags << 8 | (c->aflags >> 11 & 1);
+	c->gpr[GPR_RSP] += SHADOW_BIAS;
+}
+
 void bt_enter(struct bt *bt, u64 host)
 {
 	struct cpu *c = bt->c;
 
-	c->bt.fs_base = c->seg[SEG_GS].base + SHADOW_BIAS;
 	c->bt.step = c->bt.link = 0;
-	c->gpr[GPR_RSP] += SHADOW_BIAS;
+	prepare_entry(c);
 	c->stats->n[STAT_bt_entries]++;
 	bt->enter(host);
 	c->gpr[GPR_RSP] -= SHADOW_BIAS;
 	c->aflags &= FL_ARITH;
+}
+
+/*
+ * What bt_enter does, the other way round, and bt_run's conditions for going on. In particular the
+ * instruction may have written to code, remapped it, changed what makes us eligible, asked for
+ * attention, or not have ended (REP): the block is then left, with the state in the context.
+ */
+bool bt_light_callout(struct bt *bt)
+{
+	struct cpu *c = bt->c;
+	u32 generation = bt->generation, drops = bt->drops;
+	u64 next;
+
+	c->gpr[GPR_RSP] -= SHADOW_BIAS;
+	c->aflags &= FL_ARITH;
+	c->stats->n[STAT_bt_callouts]++;
+	next = op_step_next(c);
+	if (c->rip != next || generation != bt->generation || drops != bt->drops ||
+	    atomic_load_explicit(&c->attention, memory_order_relaxed) || !bt_eligible(c)) {
+		c->gpr[GPR_RSP] += SHADOW_BIAS; /* as bt_enter wants it */
+		return false;
+	}
+	c->stats->n[STAT_bt_light_callouts]++;
+	prepare_entry(c);
+	return true;
 }
 
 void bt_run(struct cpu *c)

@@ -6,7 +6,8 @@
 
 #include "cpu.h"
 
-/* Make a translator for a CPU whose engine exists; area: a fixed address below 2 GiB with room for
+/* Make a translator for a CPU whose engine exists, in the thread that will run it (its GS base is ours
+ * from then on); area: a fixed address below 2 GiB with room for
  * 2 * BT_AREA_SIZE. Negative errno: -ENOTSUP if the host kernel does not let us write FS and GS
  * bases, -EFAULT if the monitor does not live below 2 GiB. */
 MUST_CHECK int bt_init(struct cpu *c, void *area);

@@ -178,6 +178,7 @@ struct cpu {
 	struct bt *translator; /* NULL: everything is stepped */
 	struct {               /* what translated code reads and writes by absolute address */
 		u64 spill[3];  /* RAX, RCX, RDX */
+		u64 flags;     /* to enter with: AH as SAHF takes it, AL 1 for OF */
 		u64 jump;      /* host address being jumped to */
 		u64 fs_base;   /* guest GS base, biased */
 		u64 host_fs;   /* the monitor's thread pointer */

@@ -254,6 +254,16 @@ void op_step(struct cpu *c)
 	run_one(c);
 }
 
+u64 op_step_next(struct cpu *c)
+{
+	struct op *o = checked_op(c);
+	u64 next = c->rip + o->in.len;
+
+	o->exec(c, &o->in);
+	c->insns++;
+	return next;
+}
+
 /* With a translator: stepping ring 3 ends where ring 0 begins, stepping ring 0 as soon as possible.
  */
 static void run_between(struct cpu *c)

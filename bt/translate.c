@@ -66,6 +66,21 @@ void tr_callout(struct tr *t)
 	tr_jmp_to(t, t->bt->exit_at);
 }
 
+void tr_light_callout(struct tr *t, const struct insn *in)
+{
+	u32 jump;
+	u8 *resume;
+
+	emit_store_imm_abs(&t->e, CTX(t->bt, rip), t->at);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.jump), 0);
+	resume = t->e.p - 4;
+	tr_jmp_to(t, t->bt->light_at);
+	jump = (u32)(uintptr_t)t->bt->rx + (t->e.p - t->bt->rw);
+	if (!t->e.full)
+		memcpy(resume, &jump, 4);
+	tr_record(t, t->at + in->len, 0);
+}
+
 static void emit_stubs(struct tr *t)
 {
 	struct bt *bt = t->bt;
@@ -116,6 +131,29 @@ static bool tr_ordinary(struct tr *t, const struct insn *in)
 	return false;
 }
 
+/* Callouts behind which another block begins anyway. */
+static bool goes_elsewhere(const struct insn *in, exec_fn *f)
+{
+	if (f == exec_system && in->map == INSN_MAP_1B)
+		return in->opcode == 0xf4 || (in->opcode >= 0xcc && in->opcode <= 0xce) ||
+		       in->opcode == 0xf1; /* hlt int3 int into int1 */
+	return f == exec_iret || f == exec_syscall || f == exec_sysret || f == exec_sysenter ||
+	       f == exec_sysexit || f == exec_ret_far || f == exec_jmp_far || f == exec_call_far ||
+	       f == exec_ud || (in->map == INSN_MAP_0F && in->opcode == 0x0b);
+}
+
+/* What is not translated. False: the block ends here. With lockstep it always does, since that runs
+ * a block twice, and what is stepped may not bear it. */
+static bool tr_stepped(struct tr *t, const struct insn *in, exec_fn *f, bool last)
+{
+	if (last || t->bt->lockstep || goes_elsewhere(in, f)) {
+		tr_callout(t);
+		return false;
+	}
+	tr_light_callout(t, in);
+	return true;
+}
+
 static bool ends_block(exec_fn *f)
 {
 	return f == exec_jcc || f == exec_jmp || f == exec_call || f == exec_ret ||
@@ -131,29 +169,30 @@ static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
 
 	for (;;) {
 		int len;
-		bool wants_thunk, last;
+		bool wants_thunk, last, step_site, sti_last;
 		exec_fn *f;
 
 		t->at = t->pc + done;
 		tr_record(t, t->at, 0);
 		len = decoder_decode(bt->c->engine->decoder, code + done,
 				     MIN(avail - done, (unsigned)INSN_MAX_LEN), INSN_MODE_64, &in);
-		if (len <= 0 || bt_is_step_site(bt, t->at)) {
+		if (len <= 0) {
 			tr_callout(t);
-			return done + (len > 0 ? len : 1);
+			return done + 1;
 		}
 		f = op_bind(&in, &wants_thunk);
-		if (ends_block(f)) {
+		step_site = bt_is_step_site(bt, t->at);
+		if (ends_block(f) && !step_site) {
 			if (!tr_control(t, &in, f))
 				tr_callout(t);
 			return done + len;
 		}
 		last = n + 1 == (bt->one_insn ? 1 : BT_MAX_INSNS) || done + len >= avail;
 		/* An interrupt may come between blocks, but not behind STI. */
-		if ((last && in.map == INSN_MAP_1B && in.opcode == 0xfb) || !tr_ordinary(t, &in)) {
-			tr_callout(t);
+		sti_last = last && in.map == INSN_MAP_1B && in.opcode == 0xfb;
+		if ((step_site || sti_last || !tr_ordinary(t, &in)) &&
+		    !tr_stepped(t, &in, f, last || ends_block(f)))
 			return done + len;
-		}
 		done += len;
 		n++;
 		if (last) {

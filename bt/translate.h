@@ -69,8 +69,9 @@ struct bt {
 	int fd;
 	u32 used, fixed; /* fixed: end of what a flush keeps (entry, exit, lookup) */
 	void (*enter)(u64 host_pc);
-	u32 entered_at, enter_end, exit_at, exit_end, leave_at,
-	    lookup_at; /* area offsets of the common code */
+	u32 entered_at, enter_end, exit_at, exit_end, leave_at, lookup_at, light_at,
+	    light_end; /* area offsets of the common code */
+	u32 drops;     /* counts blocks dropped */
 	struct block *blocks;
 	struct block **by_host; /* in order of host offset */
 	u32 n_blocks;
@@ -95,6 +96,9 @@ u64 bt_find(struct bt *bt);
 struct block *bt_find_block(struct bt *bt);
 /* bt_run.c: enter translated code; it has left when this returns. */
 void bt_enter(struct bt *bt, u64 host);
+/* The same for the common code of light callouts: step the instruction at c->rip. Can the block that
+ * asked for it go on behind it? May raise. */
+bool bt_light_callout(struct bt *bt);
 /* Let a direct exit go straight to the block at host address `to`. */
 void bt_link(struct bt *bt, u32 id, u64 to);
 void bt_flush(struct bt *bt);

@@ -170,18 +170,30 @@ static void expect_becomes(struct world *x, const char *guest, const char *want)
 }
 
 /* The instruction at guest offset `off` of the block ends it as a callout. */
-static bool is_callout(struct world *x, const struct block *b, u32 off)
+/* field: bt.step for a callout that ends the block, bt.jump for a light one. */
+static bool is_callout_by(struct world *x, const struct block *b, u32 off, u64 field)
 {
 	for (unsigned i = 0; i < b->n_recovery; i++) {
 		const u8 *p = host(x, b) + b->recovery[i].host;
-		u32 rip = (u32)CTX(x, rip), step = (u32)CTX(x, bt.step);
+		u32 rip = (u32)CTX(x, rip), second = (u32)field;
 		u32 at = (u32)(b->pc + off);
 
 		if (b->recovery[i].guest == off && !memcmp(p, "\x48\xc7\x04\x25", 4) &&
-		    !memcmp(p + 4, &rip, 4) && !memcmp(p + 8, &at, 4) && !memcmp(p + 16, &step, 4))
+		    !memcmp(p + 4, &rip, 4) && !memcmp(p + 8, &at, 4) &&
+		    !memcmp(p + 16, &second, 4))
 			return true;
 	}
 	return false;
+}
+
+static bool is_callout(struct world *x, const struct block *b, u32 off)
+{
+	return is_callout_by(x, b, off, CTX(x, bt.step));
+}
+
+static bool is_light_callout(struct world *x, const struct block *b, u32 off)
+{
+	return is_callout_by(x, b, off, CTX(x, bt.jump));
 }
 
 /* --- classes --- */
@@ -273,25 +285,31 @@ Test(translate, if_lives_in_the_cpu)
 
 Test(translate, what_is_not_inline_is_a_callout)
 {
-	static const char *const guest[] = {
-	    "f4",       /* hlt */
-	    "0f01d8",   /* vmrun: no instruction of ours */
-	    "64488b00", /* mov rax, fs:[rax] */
-	    "67488b00", /* mov rax, [eax] */
-	    "0f22d8",   /* mov cr3, rax */
-	    "cf",       /* iret */
-	    "0f05",     /* syscall */
-	    "9d",       /* popf */
+	static const struct {
+		const char *code;
+		bool light; /* the block goes on behind it */
+	} guest[] = {
+	    {"f4", false},      /* hlt */
+	    {"cf", false},      /* iret */
+	    {"0f05", false},    /* syscall */
+	    {"0f0b", false},    /* ud2 */
+	    {"64488b00", true}, /* mov rax, fs:[rax] */
+	    {"67488b00", true}, /* mov rax, [eax] */
+	    {"0f22d8", true},   /* mov cr3, rax */
+	    {"0fa2", true},     /* cpuid */
 	};
 	struct world *x = open_world();
 
 	for (unsigned i = 0; i < ARRAY_LEN(guest); i++) {
 		char text[64];
+		struct block *b;
 
 		bt_flush(x->bt);
-		snprintf(text, sizeof(text), "90 4801d8 %s", guest[i]);
+		snprintf(text, sizeof(text), "90 4801d8 %s 90f4", guest[i].code);
 		put(x, 0, text);
-		cr_expect(is_callout(x, block_at(x, PC), 4), "%s", guest[i]);
+		b = block_at(x, PC);
+		cr_expect_eq(is_callout(x, b, 4), !guest[i].light, "%s", guest[i].code);
+		cr_expect_eq(is_light_callout(x, b, 4), guest[i].light, "%s", guest[i].code);
 	}
 	close_world(x);
 }
@@ -440,10 +458,10 @@ Test(translate, a_promoted_site_is_a_callout_from_then_on)
 	struct world *x = open_world();
 
 	put(x, 0, "4801d8 488b03 f4");
-	cr_assert_not(is_callout(x, block_at(x, PC), 3));
+	cr_assert_not(is_light_callout(x, block_at(x, PC), 3));
 	bt_mark_step_site(x->bt, PC + 3);
 	bt_flush(x->bt);
-	cr_assert(is_callout(x, block_at(x, PC), 3));
+	cr_assert(is_light_callout(x, block_at(x, PC), 3));
 	close_world(x);
 }
 
