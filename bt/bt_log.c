@@ -213,7 +213,7 @@ static unsigned print_guest(const struct bt *bt, const struct block *b, const u8
 				    INSN_MODE_64, &in);
 
 	if (len <= 0) {
-		n = fprintf(e->log, "  %016llx  (undecodable, or across a page)",
+		n = fprintf(e->log, "  %016llx  (undecodable, or the next page is not there)",
 			    (ull)(b->pc + at));
 		len = b->len - at;
 	} else {

@@ -40,7 +40,7 @@ static void mark_boundaries(struct check *k, const u8 *code)
 		n = decoder_decode(k->bt->c->engine->decoder, code + done,
 				   MIN(k->b->len - done, (u32)INSN_MAX_LEN), INSN_MODE_64, &in);
 		if (n <= 0)
-			break; /* it ends at bytes that are none, or cross the page */
+			break; /* it ends at bytes that are none, or of which not all are there */
 		done += n;
 	}
 	k->boundary[k->b->len] = 1;

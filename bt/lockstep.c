@@ -247,7 +247,8 @@ static void print_guest_code(struct lockstep *l)
 
 	if (mmu_probe(c->mmu.ram, &c->mmu.pg, l->pc, MMU_EXEC, false, &w) == 0 &&
 	    ram_contains(c->mmu.ram, w.gpa))
-		print_code(l, "guest code", c->mmu.ram->window + w.gpa, l->len, l->pc);
+		print_code(l, "guest code", c->mmu.ram->window + w.gpa,
+			   MIN(l->len, (u32)(PAGE_SIZE - (l->pc & ~PAGE_MASK))), l->pc);
 }
 
 static void print_reg(const char *name, u64 start, u64 a, u64 b)

@@ -16,6 +16,7 @@
  * anywhere. Instructions that commit in more than one host instruction are avoided; where that
  *cannot be (LEAVE), the bytes in between are RECOVER_NEVER and a signal steps over them.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "tr.h"
@@ -160,8 +161,22 @@ static bool ends_block(exec_fn *f)
 	       f == exec_jmp_ind || f == exec_call_ind || f == exec_loop;
 }
 
+/* If the first page does not tell, the second is asked. */
+static int decode_at(struct bt *bt, struct code_bytes *code, unsigned at, struct insn *in)
+{
+	struct decoder *d = bt->c->engine->decoder;
+	int len;
+
+	do
+		len =
+		    decoder_decode(d, code->bytes + at,
+				   MIN(code->avail - at, (unsigned)INSN_MAX_LEN), INSN_MODE_64, in);
+	while (len == -ENODATA && code->avail == code->in_page && bt_code_next_page(bt, code));
+	return len;
+}
+
 /* Translate instructions until the block ends; guest bytes covered. */
-static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
+static unsigned tr_block(struct tr *t, struct code_bytes *code)
 {
 	struct bt *bt = t->bt;
 	unsigned done = 0, n = 0;
@@ -174,8 +189,7 @@ static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
 
 		t->at = t->pc + done;
 		tr_record(t, t->at, 0);
-		len = decoder_decode(bt->c->engine->decoder, code + done,
-				     MIN(avail - done, (unsigned)INSN_MAX_LEN), INSN_MODE_64, &in);
+		len = decode_at(bt, code, done, &in);
 		if (len <= 0) {
 			tr_callout(t);
 			return done + 1;
@@ -187,7 +201,7 @@ static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
 				tr_callout(t);
 			return done + len;
 		}
-		last = n + 1 == (bt->one_insn ? 1 : BT_MAX_INSNS) || done + len >= avail;
+		last = n + 1 == (bt->one_insn ? 1 : BT_MAX_INSNS) || done + len >= code->in_page;
 		/* An interrupt may come between blocks, but not behind STI. */
 		sti_last = last && in.map == INSN_MAP_1B && in.opcode == 0xfb;
 		if ((step_site || sti_last || !tr_ordinary(t, &in)) &&
@@ -204,7 +218,7 @@ static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
 	}
 }
 
-struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail)
+struct block *bt_translate(struct bt *bt, struct code_bytes *code)
 {
 	static const unsigned align = 16;
 	struct tr t = {.bt = bt, .pc = bt->c->rip, .stop = ~0u};
@@ -216,7 +230,7 @@ struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail)
 	t.e = (struct emit){.p = t.start, .end = t.start + BT_BLOCK_ROOM};
 	b->pc = t.pc;
 	b->host = bt->used;
-	b->len = tr_block(&t, code, avail);
+	b->len = tr_block(&t, code);
 	b->stop = MIN(t.stop, b->len);
 	emit_stubs(&t);
 	b->tail = t.e.p - bt->rw;
@@ -238,6 +252,6 @@ struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail)
 	bt->c->stats->n[STAT_bt_guest_bytes] += b->len;
 	bt->c->stats->n[STAT_bt_host_bytes] += b->host_len;
 	if (unlikely(bt->check_recovery))
-		bt_check_recovery(bt, b, code);
+		bt_check_recovery(bt, b, code->bytes);
 	return b;
 }

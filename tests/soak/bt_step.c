@@ -674,7 +674,7 @@ struct tally {
 static void one_test(struct soak *s, struct tally *t)
 {
 	/* Now and then across the two pages of code. */
-	u64 start = CODE_AT + (rnd(s) % 8 ? rnd(s) % 0xb00 : 0xf00 + rnd(s) % 0x100);
+	u64 start = CODE_AT + (rnd(s) % 4 ? rnd(s) % 0xb00 : 0xf00 + rnd(s) % 0x100);
 	unsigned again;
 
 	make_code(s, start);

@@ -385,14 +385,60 @@ Test(translate, a_block_ends_with_its_page)
 	struct world *x = open_world();
 	struct block *b;
 
-	put(x, 0xffd, "90 4801d8 f4"); /* the second crosses */
-	b = block_at(x, PC + 0xffd);
-	cr_expect(is_callout(x, b, 1));
 	put(x, 0x1ffd, "4801d8 f4"); /* ends just there */
 	b = block_at(x, PC + 0x1ffd);
 	cr_assert_eq(b->len, 3);
 	cr_assert_not(is_callout(x, b, 3));
 	cr_assert_eq(x->bt->links[x->bt->n_links - 2].target, PC + 0x2000);
+	close_world(x);
+}
+
+Test(translate, an_instruction_across_pages_belongs_to_both)
+{
+	struct world *x = open_world();
+	u64 *pte = (u64 *)(void *)(x->ram.window + ROOT + 0x3008), old = *pte;
+	struct block *b;
+
+	put(x, 0xffd, "90 4801d8 f4"); /* the second crosses */
+	b = block_at(x, PC + 0xffd);
+	cr_assert_eq(b->len, 4);
+	cr_assert_eq(x->bt->links[x->bt->n_links - 2].target, PC + 0x1001);
+	cr_assert_eq(x->ram.code[(CODE >> 12) + 1], 1, "writes to the second page are seen");
+	/* The first byte behind it, its last one, its first one. */
+	ram_note_write(&x->ram, CODE + 0x1001, 1);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 0);
+	ram_note_write(&x->ram, CODE + 0x1000, 1);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 1);
+	cr_assert_eq(block_at(x, PC + 0xffd)->len, 4);
+	ram_note_write(&x->ram, CODE + 0xffe, 1);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 2);
+	/* The second page goes elsewhere, where the instruction ends otherwise; and away. */
+	block_at(x, PC + 0xffd);
+	put(x, 0x3000, "c8");
+	*pte = (CODE + 0x3000) | PTE_P | PTE_W | PTE_G;
+	mmu_invlpg(&x->c->mmu, PC + 0x1000);
+	bt_revalidate(x->c, PC + 0x1000, BT_PAGE);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 3);
+	b = block_at(x, PC + 0xffd);
+	cr_assert(memmem(host(x, b), b->host_len, "\x48\x01\xc8", 3));
+	*pte = 0;
+	mmu_invlpg(&x->c->mmu, PC + 0x1000);
+	bt_revalidate(x->c, PC + 0x1000, BT_PAGE);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 4);
+	cr_expect(is_callout(x, block_at(x, PC + 0xffd), 1));
+	/* The first page goes: nothing is left in the list of the second. */
+	*pte = old;
+	bt_flush(x->bt);
+	block_at(x, PC + 0xffd);
+	block_at(x, PC + 0x1001);
+	pte[-1] = (CODE + 0x3000) | PTE_P | PTE_W | PTE_G;
+	mmu_invlpg(&x->c->mmu, PC);
+	bt_revalidate(x->c, PC, BT_PAGE);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 5);
+	ram_note_write(&x->ram, CODE + 0x1000, 1);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 5);
+	ram_note_write(&x->ram, CODE + 0x1001, 1);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 6);
 	close_world(x);
 }
 
