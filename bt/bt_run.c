@@ -7,11 +7,18 @@
 #include "mem.h"
 #include "translate.h"
 
+/* A guest GS base to which the bias can be added: one of the upper half, or one (0, mostly) that
+ * leads to the topmost GiB of the host's half, where nothing is mapped. */
+static bool fits_fs(u64 base)
+{
+	return base >= SHADOW_FIRST || base < GIB;
+}
+
 bool bt_eligible(const struct cpu *c)
 {
 	return c->translator && c->mode == INSN_MODE_64 && c->cpl == 0 && !c->slow &&
 	       (c->cr0 & CR0_PG) && !(c->sflags & ~(u64)FL_IF) && (s64)c->rip < 0 &&
-	       (u64)(s64)(s32)c->rip == c->rip && c->seg[SEG_GS].base >= SHADOW_FIRST;
+	       (u64)(s64)(s32)c->rip == c->rip && fits_fs(c->seg[SEG_GS].base);
 }
 
 /* A fault that will come again, at an instruction that will be executed again: step it always. */
@@ -25,6 +32,7 @@ static void consider_promotion(struct bt *bt, u64 why)
 static void prepare_entry(struct cpu *c)
 {
 	c->bt.fs_base = c->seg[SEG_GS].base + SHADOW_BIAS;
+	c->bt.no_swap = !fits_fs(c->kernel_gs_base);
 	c->bt.flags = (u8)c->aflags << 8 | (c->aflags >> 11 & 1);
 	c->gpr[GPR_RSP] += SHADOW_BIAS;
 }

@@ -139,6 +139,19 @@ static void emit_lookup(struct tr *t)
 	tr_jmp_to(t, bt->exit_at);
 }
 
+/* Byte 1 of RFLAGS has OF and IF, TF, DF, IOPL, NT and a bit that is 0. */
+static void emit_flags_table(struct tr *t)
+{
+	const unsigned plain = (FL_OF | FL_IF) >> 8, interrupt = FL_IF >> 8;
+	unsigned i;
+
+	t->bt->flags_byte_at = t->e.p - t->bt->rw;
+	for (i = 0; i < 256; i++)
+		emit_u8(&t->e, (i & ~plain) != 0);
+	for (i = 0; i < 256; i++)
+		emit_u8(&t->e, i & interrupt);
+}
+
 void bt_emit_common(struct bt *bt)
 {
 	struct tr t = {.bt = bt};
@@ -150,6 +163,7 @@ void bt_emit_common(struct bt *bt)
 	emit_enter(&t);
 	emit_light(&t);
 	emit_lookup(&t);
+	emit_flags_table(&t);
 	BUG_ON(t.e.full);
 	bt->used = bt->fixed = ALIGN_UP(t.e.p - bt->rw, 64);
 }

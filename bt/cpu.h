@@ -99,6 +99,7 @@ struct cpu_ops {
 	/* VMCALL/VMMCALL: result for RAX. */
 	u64 (*hypercall)(void *vm, u64 nr, const u64 args[4]);
 	u64 (*tsc)(void *vm);        /* guest TSC */
+	bool host_tsc;               /* which is the host's */
 	void (*fpu_error)(void *vm); /* FERR# when CR0.NE is 0: IRQ 13 */
 };
 
@@ -181,6 +182,7 @@ struct cpu {
 		u64 flags;     /* to enter with: AH as SAHF takes it, AL 1 for OF */
 		u64 jump;      /* host address being jumped to */
 		u64 fs_base;   /* guest GS base, biased */
+		u64 no_swap;   /* 0: SWAPGS leads to a base that can be in FS */
 		u64 host_fs;   /* the monitor's thread pointer */
 		u64 step;      /* why the instruction at rip must be stepped, 0: it need not */
 		u64 link;      /* direct exit that was taken, 0: none */

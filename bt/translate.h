@@ -73,8 +73,10 @@ struct bt {
 	u32 used, fixed; /* fixed: end of what a flush keeps (entry, exit, lookup) */
 	void (*enter)(u64 host_pc);
 	u32 entered_at, enter_end, exit_at, exit_end, leave_at, lookup_at, light_at,
-	    light_end; /* area offsets of the common code */
-	u32 drops;     /* counts blocks dropped */
+	    light_end;     /* area offsets of the common code */
+	u32 flags_byte_at; /* two tables: of byte 1 of RFLAGS, what speaks against POPF inline; IF
+			    */
+	u32 drops;         /* counts blocks dropped */
 	struct block *blocks;
 	struct block **by_host; /* in order of host offset */
 	u32 n_blocks;
