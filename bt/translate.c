@@ -138,9 +138,9 @@ static bool goes_elsewhere(const struct insn *in, exec_fn *f)
 	if (f == exec_system && in->map == INSN_MAP_1B)
 		return in->opcode == 0xf4 || (in->opcode >= 0xcc && in->opcode <= 0xce) ||
 		       in->opcode == 0xf1; /* hlt int3 int into int1 */
-	return f == exec_iret || f == exec_syscall || f == exec_sysret || f == exec_sysenter ||
-	       f == exec_sysexit || f == exec_ret_far || f == exec_jmp_far || f == exec_call_far ||
-	       f == exec_ud || (in->map == INSN_MAP_0F && in->opcode == 0x0b);
+	return f == exec_syscall || f == exec_sysret || f == exec_sysenter || f == exec_sysexit ||
+	       f == exec_ret_far || f == exec_jmp_far || f == exec_call_far || f == exec_ud ||
+	       (in->map == INSN_MAP_0F && in->opcode == 0x0b);
 }
 
 /* What is not translated. False: the block ends here. With lockstep it always does, since that runs
@@ -158,7 +158,7 @@ static bool tr_stepped(struct tr *t, const struct insn *in, exec_fn *f, bool las
 static bool ends_block(exec_fn *f)
 {
 	return f == exec_jcc || f == exec_jmp || f == exec_call || f == exec_ret ||
-	       f == exec_jmp_ind || f == exec_call_ind || f == exec_loop;
+	       f == exec_jmp_ind || f == exec_call_ind || f == exec_loop || f == exec_iret;
 }
 
 /* If the first page does not tell, the second is asked. */
