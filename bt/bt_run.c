@@ -37,6 +37,15 @@ static void prepare_entry(struct cpu *c)
 	c->gpr[GPR_RSP] += SHADOW_BIAS;
 }
 
+/* A RET or indirect transfer to an address that is not canonical: it faults, so it has done
+ * nothing. */
+static void take_back_transfer(struct cpu *c)
+{
+	c->rip = c->bt.from;
+	c->gpr[GPR_RSP] -= c->bt.moved;
+	c->bt.step = 1;
+}
+
 void bt_enter(struct bt *bt, u64 host)
 {
 	struct cpu *c = bt->c;
@@ -47,6 +56,8 @@ void bt_enter(struct bt *bt, u64 host)
 	bt->enter(host);
 	c->gpr[GPR_RSP] -= SHADOW_BIAS;
 	c->aflags &= FL_ARITH;
+	if (unlikely(!cpu_canonical(c->rip)))
+		take_back_transfer(c);
 }
 
 /*

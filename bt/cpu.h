@@ -186,6 +186,8 @@ struct cpu {
 		u64 host_fs;   /* the monitor's thread pointer */
 		u64 step;      /* why the instruction at rip must be stepped, 0: it need not */
 		u64 link;      /* direct exit that was taken, 0: none */
+		u64 from;      /* the last RET or indirect transfer */
+		u64 moved;     /* and what it has added to RSP */
 	} bt;
 
 	/* A pending raise, filled in before the longjmp. */

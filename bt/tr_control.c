@@ -13,11 +13,20 @@ static void spill_for_lookup(struct tr *t)
 	tr_record(t, t->at, SPILL_RAX | SPILL_RCX | SPILL_RDX);
 }
 
+/* Whether the target is canonical is found out when the lookup misses, too late for an instruction
+ * that is to fault before it does anything: bt_enter takes it back. */
+static void note_origin(struct tr *t, u32 moved)
+{
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.from), t->at);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.moved), moved);
+}
+
 static bool tr_ret(struct tr *t, const struct insn *in)
 {
 	if (in->opsize != 8)
 		return false;
 	spill_for_lookup(t);
+	note_origin(t, 8 + (in->opcode == 0xc2 ? (u16)in->imm : 0));
 	emit_pop(&t->e, GPR_RAX);
 	tr_record(t, t->at, RECOVER_NEVER);
 	if (in->opcode == 0xc2)
@@ -124,6 +133,7 @@ static bool tr_indirect(struct tr *t, const struct insn *in, bool call)
 		return false;
 	spill_for_lookup(t);
 	/* mov rax, r/m: the same operand, another opcode */
+	note_origin(t, call ? -8 : 0);
 	load.opcode = load.bytes[load.off_opcode] = 0x8b;
 	load.modrm = load.bytes[load.off_modrm] = in->modrm & 0xc7;
 	load.reg = 0;
