@@ -205,7 +205,7 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 		/* An interrupt may come between blocks, but not behind STI. */
 		sti_last = last && in.map == INSN_MAP_1B && in.opcode == 0xfb;
 		if ((step_site || sti_last || !tr_ordinary(t, &in)) &&
-		    !tr_stepped(t, &in, f, last || ends_block(f)))
+		    !tr_stepped(t, &in, f, ends_block(f) || sti_last))
 			return done + len;
 		done += len;
 		n++;

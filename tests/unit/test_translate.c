@@ -374,6 +374,12 @@ Test(translate, a_return_looks_its_target_up)
 		want_hex(x, store[i]);
 		want32(x, CTX(x, bt.spill[i]));
 	}
+	want_hex(x, "48c70425"); /* who it was, if it has to be taken back */
+	want32(x, CTX(x, bt.from));
+	want32(x, PC);
+	want_hex(x, "48c70425");
+	want32(x, CTX(x, bt.moved));
+	want32(x, 8);
 	want_hex(x, "58");
 	want_jmp(x, b, x->bt->lookup_at);
 	expect_start(x, b, "ret");
