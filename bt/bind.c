@@ -55,7 +55,7 @@ static exec_fn *bind_one_byte(const struct insn *in)
 	case 0x8d: return in->has_mem ? exec_lea : exec_ud;
 	case 0x8e: return exec_mov_to_sreg;
 	case 0x8f: return exec_pop_rm;
-	case 0x90: return (in->rex & 1) && !(in->prefixes & PFX_REP) ? NULL : exec_nop;
+	case 0x90: return in->rex & 1 ? NULL : exec_nop; /* xchg r8, rax; nop, pause */
 	case 0x9a: return exec_call_far;
 	case 0x9b: return exec_x87;
 	case 0x9c:
@@ -157,7 +157,7 @@ static exec_fn *bind_0f(const struct insn *in)
 	case 0x09:
 	case 0x0b: return exec_system;
 	case 0x07: return exec_sysret;
-	case 0x0d:
+	case 0x0d: return in->has_mem ? exec_nop : NULL; /* register form: Intel's NOP, AMD's #UD */
 	case 0x18 ... 0x1f: return exec_nop;
 	case 0x20 ... 0x23:
 	case 0x30 ... 0x33: return exec_system;

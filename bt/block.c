@@ -447,6 +447,11 @@ int bt_configure(struct cpu *c, const struct bt_options *o)
 	return o->lockstep && !bt->lockstep ? -ENOMEM : 0;
 }
 
+bool bt_host_can(void)
+{
+	return getauxval(AT_HWCAP2) & 2; /* HWCAP2_FSGSBASE */
+}
+
 int bt_init(struct cpu *c, void *area)
 {
 	struct bt *bt = calloc(1, sizeof(*bt));
@@ -454,10 +459,6 @@ int bt_init(struct cpu *c, void *area)
 
 	if (!bt)
 		return -ENOMEM;
-	if (!(getauxval(AT_HWCAP2) & 2)) { /* HWCAP2_FSGSBASE */
-		free(bt);
-		return -ENOTSUP;
-	}
 	c->translator = bt;
 	bt->c = c;
 	bt->fd = -1;
@@ -469,12 +470,13 @@ int bt_init(struct cpu *c, void *area)
 	bt->front_tag = calloc(BT_FRONT_SIZE, sizeof(u64));
 	bt->front_host = calloc(BT_FRONT_SIZE, sizeof(u64));
 	bt->step_site = calloc(1, 1u << BT_SITE_BITS >> 3);
-	bt->shadow = shadow_new(c->mmu.ram, c->stats);
+	bt->shadow =
+	    shadow_new(c->mmu.ram, c->stats, &shadow_kernel_half, &shadow_host_ops, c->mmu.ram);
 	if (bt->by_host && bt->by_gpa && bt->links && bt->front_tag && bt->front_host &&
 	    bt->step_site && bt->shadow)
 		err = map_area(bt, area);
 	/* Emitted code reaches all of these by absolute 31-bit addresses. */
-	if (!err && (((u64)c | (u64)bt->front_tag | (u64)bt->front_host) >> 31))
+	if (!err && (((u64)c | (u64)c->stats | (u64)bt->front_tag | (u64)bt->front_host) >> 31))
 		err = -EFAULT;
 	if (err) {
 		bt_free(c);
@@ -483,6 +485,7 @@ int bt_init(struct cpu *c, void *area)
 	/* Nothing of ours uses GS: it keeps what translated code wants, which saves 30 cycles at
 	 * each entry. */
 	asm volatile("wrgsbase %0" ::"r"(SHADOW_BIAS));
+	memset(c->bt.vec_missing, 1, sizeof(c->bt.vec_missing));
 	bt_emit_common(bt);
 	bt->n_links = 1; /* link 0: none */
 	front_clear(bt);

@@ -67,6 +67,7 @@ static const char *field_at(const struct cpu *c, u64 addr, char buf[32])
 	    FIELD(cr3),
 	    FIELD(cr4),
 	    FIELD(kernel_gs_base),
+	    FIELD(bt.vec_missing),
 #undef FIELD
 	};
 	u64 at = addr - (u64)(uintptr_t)c;
@@ -95,6 +96,8 @@ static const char *place_name(const struct bt *bt, u64 addr, char buf[32])
 		return "light callout";
 	if (off >= bt->fixed)
 		return NULL; /* the block itself */
+	if (off >= bt->vec_load_at[0] && off <= bt->vec_load_at[VEC_CLASSES - 1])
+		return "vector_load";
 	snprintf(buf, 32, "common+%#llx", (ull)off);
 	return buf;
 }
@@ -298,11 +301,12 @@ static void on_shadow_event(void *opaque, const struct shadow_event *ev)
 			ev->write ? "rw" : "r-", ev->global ? ", global" : "");
 		break;
 	case SHADOW_EV_INVLPG:
-		fprintf(f, "mmu: invlpg %016llx%s, %llu KiB dropped\n", (ull)ev->va,
-			log_name(c, ev->va, name), (ull)(ev->size / KIB));
+		fprintf(f, "mmu: invlpg %016llx%s, %u mappings dropped\n", (ull)ev->va,
+			log_name(c, ev->va, name), ev->count);
 		break;
-	case SHADOW_EV_FLUSH_NON_GLOBAL:
-		fprintf(f, "mmu: flush of non-global mappings, %u dropped\n", ev->count);
+	case SHADOW_EV_REVALIDATE:
+		fprintf(f, "mmu: comparison with the page tables, %u mappings dropped\n",
+			ev->count);
 		break;
 	case SHADOW_EV_FLUSH_ALL:
 		fprintf(f, "mmu: flush of everything, %u mappings dropped\n", ev->count);

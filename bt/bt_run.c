@@ -3,6 +3,7 @@
  */
 #include "bt_run.h"
 
+#include "fpu_check.h"
 #include "lockstep.h"
 #include "mem.h"
 #include "translate.h"
@@ -21,11 +22,18 @@ bool bt_eligible(const struct cpu *c)
 	       (u64)(s64)(s32)c->rip == c->rip && fits_fs(c->seg[SEG_GS].base);
 }
 
-/* A fault that will come again, at an instruction that will be executed again: step it always. */
+/* A fault that will come again, at an instruction that will be executed again: step it always. (A
+ * string instruction: when it has a user address; there is nothing beyond that to promote it to.)
+ */
 static void consider_promotion(struct bt *bt, u64 why)
 {
-	if (why == 4)
-		bt_mark_step_site(bt, bt->c->rip);
+	struct cpu *c = bt->c;
+
+	if (why != 4)
+		return;
+	if (bt_is_step_site(bt, c->rip) && op_fetch(c)->in.class == CLASS_STRING)
+		return;
+	bt_mark_step_site(bt, c->rip);
 }
 
 /* What the entry code takes from the context, beside the registers. */
@@ -33,6 +41,7 @@ static void prepare_entry(struct cpu *c)
 {
 	c->bt.fs_base = c->seg[SEG_GS].base + SHADOW_BIAS;
 	c->bt.no_swap = !fits_fs(c->kernel_gs_base);
+	fpu_denied(c, c->bt.vec_denied);
 	c->bt.flags = (u8)c->aflags << 8 | (c->aflags >> 11 & 1);
 	c->gpr[GPR_RSP] += SHADOW_BIAS;
 }

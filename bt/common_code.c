@@ -68,6 +68,7 @@ static void emit_exit(struct tr *t)
 	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.host_fs));
 	emit_wrfsbase_rax(e);
 	emit_bytes(e, "\xfc", 1); /* cld */
+	tr_emit_vector_save(t);
 	for (i = ARRAY_LEN(kept_by_c); i-- > 0;)
 		emit_pop(e, kept_by_c[i]);
 	emit_ret(e);
@@ -89,6 +90,7 @@ static void emit_light(struct tr *t)
 	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.host_fs));
 	emit_wrfsbase_rax(e);
 	emit_bytes(e, "\xfc", 1); /* cld */
+	tr_emit_vector_save(t);
 	emit_movabs(e, GPR_RDI, (u64)(uintptr_t)t->bt);
 	emit_movabs(e, GPR_RAX, f);
 	emit_bytes(e, "\x48\x83\xec\x08", 4);             /* sub rsp, 8: aligned as the ABI asks */
@@ -164,6 +166,7 @@ void bt_emit_common(struct bt *bt)
 	emit_light(&t);
 	emit_lookup(&t);
 	emit_flags_table(&t);
+	tr_emit_vector_load(&t);
 	BUG_ON(t.e.full);
 	bt->used = bt->fixed = ALIGN_UP(t.e.p - bt->rw, 64);
 }

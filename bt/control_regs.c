@@ -61,14 +61,18 @@ void cr0_write(struct cpu *c, u64 val)
 
 void cr3_write(struct cpu *c, u64 val)
 {
+	bool same;
+
 	if (cpu_long_mode(c) && val >> c->maxphyaddr)
 		gp0(c);
 	if (pae_paging(c->cr0, c->cr4, c->efer))
 		load_pdptes(c, val);
+	same = val == c->cr3;
 	c->cr3 = val;
 	c->stats->n[STAT_cr_writes]++;
 	cpu_update_paging(c);
-	mmu_flush_non_global(&c->mmu);
+	if (same)
+		mmu_flush_non_global(&c->mmu); /* not done for lack of a difference */
 	bt_revalidate(c, 0, BT_NON_GLOBAL);
 }
 

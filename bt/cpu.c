@@ -45,8 +45,10 @@ void cpu_reset(struct cpu *c)
 	c->halted = c->nmi_pending = c->nmi_blocked = c->in_delivery = false;
 	c->shadow = SHADOW_NONE;
 	c->debug_hits = c->debug_held = 0;
+	cpu_fetch_vec(c);
 	vec_reset(&c->vec);
 	memset(c->mmu.pg.pdpte, 0, sizeof(c->mmu.pg.pdpte));
+	host_cpu_probe(&c->host);
 	cpu_update_paging(c);
 	mmu_flush_all(&c->mmu);
 	cpu_update_mode(c);
@@ -73,6 +75,15 @@ void cpu_raise_pf(struct cpu *c, gva_t va, u32 error)
 {
 	c->cr2 = va;
 	cpu_raise_error(c, EXC_PF, error);
+}
+
+void cpu_raise_soft(struct cpu *c, unsigned vector, u64 next_rip)
+{
+	c->exc.vector = vector;
+	c->exc.has_error = false;
+	c->exc.soft = true;
+	c->exc.next_rip = next_rip;
+	__builtin_longjmp(c->unwind, 1);
 }
 
 void cpu_unsupported(struct cpu *c, const char *fmt, ...)

@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 
 #include "base.h"
+#include "host_cpu.h"
 #include "insn.h"
 #include "mmu.h"
 
@@ -101,6 +102,11 @@ struct cpu_ops {
 	u64 (*tsc)(void *vm);        /* guest TSC */
 	bool host_tsc;               /* which is the host's */
 	void (*fpu_error)(void *vm); /* FERR# when CR0.NE is 0: IRQ 13 */
+	/* Run ring 3 natively until it leaves for ring 0 or attention is set; false: this code has
+	 * to be stepped. May raise. NULL: there is no such thing. */
+	bool (*run_user)(void *vm);
+	/* cpu->vec_away: bring the vector state back into cpu->vec. */
+	void (*fetch_vec)(void *vm);
 };
 
 /* Why step_run came back. */
@@ -120,6 +126,9 @@ enum intr_shadow {
 	SHADOW_SS,  /* MOV SS, POP SS: interrupts, NMI, debug exceptions */
 	SHADOW_STI, /* interrupts, NMI */
 };
+
+#define VEC_CLASSES     3 /* SSE, AVX, AVX-512 */
+#define VEC_ALL_MISSING 0x01010101u
 
 struct bt;
 struct engine; /* the single-step engine's caches: decode, thunks (step.h) */
@@ -162,6 +171,7 @@ struct cpu {
 	u64 cr0, cr2, cr3, cr4, efer, xcr0;
 	u64 dr[8];
 	unsigned maxphyaddr;
+	struct host_cpu host;
 
 	/* MSRs the engine itself uses; the table in runtime/msr.c reads and writes them. */
 	u64 star, lstar, cstar, fmask, kernel_gs_base;
@@ -170,7 +180,8 @@ struct cpu {
 	u64 cr4_allowed;  /* bits MOV to CR4 may set */
 	u64 xcr0_allowed; /* bits XSETBV may set */
 
-	struct vec_state vec;
+	struct vec_state vec; /* unless vec_away */
+	bool vec_away;        /* a user space has the current vector state: cpu_fetch_vec */
 
 	const struct cpu_ops *ops;
 	void *vm;
@@ -188,6 +199,10 @@ struct cpu {
 		u64 link;      /* direct exit that was taken, 0: none */
 		u64 from;      /* the last RET or indirect transfer */
 		u64 moved;     /* and what it has added to RSP */
+		/* Which vector instructions must not be executed on the host's registers, because
+		 * the guest's state is not in them or as CR0, CR4 and XCR0 stand (denied: for the
+		 * second reason alone). tr_vector.c */
+		u8 vec_missing[VEC_CLASSES + 1], vec_denied[VEC_CLASSES + 1];
 	} bt;
 
 	/* A pending raise, filled in before the longjmp. */
@@ -240,6 +255,12 @@ static inline bool cpu_real_or_v86(const struct cpu *c)
 {
 	return !cpu_protected(c) || cpu_v86(c);
 }
+/* Before cpu->vec is looked at or changed. */
+static inline void cpu_fetch_vec(struct cpu *c)
+{
+	if (unlikely(c->vec_away))
+		c->ops->fetch_vec(c->vm);
+}
 static inline bool cpu_canonical(u64 a)
 {
 	return (u64)((s64)(a << 16) >> 16) == a;
@@ -252,6 +273,8 @@ void cpu_reset(struct cpu *c);
 NORETURN void cpu_raise(struct cpu *c, unsigned vector);
 NORETURN void cpu_raise_error(struct cpu *c, unsigned vector, u32 error);
 NORETURN void cpu_raise_pf(struct cpu *c, gva_t va, u32 error); /* sets CR2 */
+/* INT n, INT3, INTO: a software interrupt that returns to next_rip. */
+NORETURN void cpu_raise_soft(struct cpu *c, unsigned vector, u64 next_rip);
 /* Stop the VM with a named reason (printf format). */
 NORETURN void cpu_unsupported(struct cpu *c, const char *fmt, ...) PRINTF(2, 3);
 
@@ -260,6 +283,8 @@ NORETURN void cpu_unsupported(struct cpu *c, const char *fmt, ...) PRINTF(2, 3);
 void cpu_update_mode(struct cpu *c);
 /* The part of it that says whether the careful loop is needed. */
 void cpu_update_slow(struct cpu *c);
+/* SYSCALL, from next_rip - 2: raises #UD if it is not enabled. SDM vol. 2. */
+void cpu_syscall(struct cpu *c, u64 next_rip);
 /* The interrupt controllers have (no longer) a vector for us. CPU thread only. */
 void cpu_set_intr(struct cpu *c, bool level);
 /* After CR0, CR3, CR4, EFER changed: hands the paging registers to the MMU (flushes as required).

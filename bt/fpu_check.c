@@ -32,10 +32,21 @@ void fpu_check(struct cpu *c, unsigned state)
 	}
 	if (unlikely(c->cr0 & CR0_TS) && state)
 		refuse(c, false);
+	cpu_fetch_vec(c);
+}
+
+void fpu_denied(const struct cpu *c, u8 denied[VEC_CLASSES])
+{
+	bool ts = (c->cr0 & CR0_TS) || c->vec_away; /* the engine fetches it */
+
+	denied[0] = ts || (c->cr0 & CR0_EM) || !(c->cr4 & CR4_OSFXSR);
+	denied[1] = ts || !vex_state_enabled(c, STATE_AVX);
+	denied[2] = ts || !vex_state_enabled(c, STATE_AVX512);
 }
 
 void fpu_check_wait(struct cpu *c)
 {
 	if ((c->cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))
 		refuse(c, false);
+	cpu_fetch_vec(c);
 }

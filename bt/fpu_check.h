@@ -8,11 +8,13 @@
 
 /*
  * state: bits of enum insn_state. Raises #UD or #NM as CR0.EM, CR0.TS, CR4.OSFXSR, CR4.OSXSAVE and
- * XCR0 demand; #UD comes first. Pending x87 errors (#MF) are not looked at. SDM vol. 3, 2.5 and
- * vol. 2, 2.4.
+ * XCR0 demand; #UD comes first. Fetches the state if it is in a user space. Pending x87 errors
+ * (#MF) are not looked at. SDM vol. 3, 2.5 and vol. 2, 2.4.
  */
 void fpu_check(struct cpu *c, unsigned state);
-/* The same for WAIT, which heeds CR0.MP and TS together and nothing else. */
+/* For which classes of vector instructions (tr_vector.c) fpu_check would raise or fetch: not 0. */
+void fpu_denied(const struct cpu *c, u8 denied[VEC_CLASSES]);
+/* As fpu_check for WAIT, which heeds CR0.MP and TS together and nothing else. */
 void fpu_check_wait(struct cpu *c);
 /* An unmasked x87 exception is pending: #MF, or FERR# and a stop if CR0.NE is 0. For the waiting
  * instructions that do not run in a thunk. */

@@ -8,6 +8,8 @@
  *back run	the block is entered, nothing is chained to it, and it comes back to C compare
  *registers, and the pages that the engine wrote
  *
+ * Vector state is compared, too, if the block has vector instructions.
+ *
  * Translated code may stop early, to have the next instruction stepped: a write to a page with
  * code, a user address, MMIO. Then the engine does it once more up to that instruction. The engine
  * may stop early too: at a guest fault, and before an access to a device. Translated code must
@@ -51,19 +53,22 @@ struct lockstep {
 	/* The block being checked: a copy, since stepping may drop it. */
 	u64 pc;
 	u32 len, stop;
+	bool vector; /* vec_state is to be compared, too */
 	bool recording;
 	enum how how;
-	u64 place; /* RIP to stop at */
+	u64 place, place_rcx; /* RIP to stop at, and RCX if that is a repeated instruction */
 	struct regs start, stepped;
+	struct vec_state vec_start, vec_stepped, vec_translated;
 	unsigned n_pages;
 	struct page page[MAX_PAGES];
 };
 
 struct lockstep *lockstep_new(struct bt *bt, u64 first)
 {
-	struct lockstep *l = calloc(1, sizeof(*l));
+	struct lockstep *l = aligned_alloc(64, sizeof(*l)); /* as vec_state wants it */
 
 	if (l) {
+		memset(l, 0, sizeof(*l));
 		l->bt = bt;
 		l->first = first;
 	}
@@ -97,6 +102,20 @@ static void set_regs(struct cpu *c, const struct regs *r)
 	c->sflags = r->sflags;
 	c->seg[SEG_GS].base = r->gs;
 	c->kernel_gs_base = r->other_gs;
+}
+
+static void keep_vector(struct lockstep *l, struct vec_state *v)
+{
+	cpu_fetch_vec(l->bt->c);
+	if (l->vector)
+		memcpy(v, &l->bt->c->vec, sizeof(*v));
+}
+
+static void reset_state(struct lockstep *l)
+{
+	set_regs(l->bt->c, &l->start);
+	if (l->vector)
+		memcpy(&l->bt->c->vec, &l->vec_start, sizeof(l->vec_start));
 }
 
 static u8 *page_host(struct lockstep *l, unsigned i)
@@ -153,6 +172,32 @@ static bool differs_from_run_to_run(const struct insn *in) /* RDRAND RDSEED */
 	return in->map == INSN_MAP_0F && in->opcode == 0xc7 && !in->has_mem;
 }
 
+/*
+ * Translated code has stopped in the middle of a repeated string instruction, RCX at `left`: bring
+ * the engine, which is in front of it, as far. A fault leaves the flags as they were before.
+ */
+static NOINLINE void step_some_repetitions(struct lockstep *l, u64 left)
+{
+	struct cpu *c = l->bt->c;
+	u64 rip = c->rip, aflags = c->aflags;
+
+	c->gpr[GPR_RCX] -= left;
+	while (c->gpr[GPR_RCX] && c->rip == rip)
+		op_step(c);
+	c->gpr[GPR_RCX] += left;
+	c->rip = rip;
+	c->aflags = aflags;
+}
+
+static bool in_repetition(struct lockstep *l, u64 left)
+{
+	struct cpu *c = l->bt->c;
+	const struct insn *in = &op_fetch(c)->in;
+
+	return in->class == CLASS_STRING && (in->prefixes & (PFX_REP | PFX_REPNE)) &&
+	       left < c->gpr[GPR_RCX];
+}
+
 static void step_block(struct lockstep *l)
 {
 	struct cpu *c = l->bt->c;
@@ -162,6 +207,8 @@ static void step_block(struct lockstep *l)
 		struct op *o;
 
 		if (c->rip == l->place) {
+			if (in_repetition(l, l->place_rcx))
+				step_some_repetitions(l, l->place_rcx);
 			l->how = AT_PLACE;
 			return;
 		}
@@ -208,6 +255,7 @@ static NOINLINE void step(struct lockstep *l, u64 place)
 	c->x87_live = false;
 	c->shadow = SHADOW_NONE;
 	l->stepped = regs_of(c);
+	keep_vector(l, &l->vec_stepped);
 }
 
 /* --- reports --- */
@@ -326,12 +374,30 @@ static NORETURN void report(struct lockstep *l, const char *what, const struct r
 	bug_at(__FILE__, __LINE__, "translated code and the single-step engine disagree");
 }
 
-static void compare(struct lockstep *l, const struct regs *translated, bool translated_after)
+static NORETURN void report_vector(struct lockstep *l, const struct regs *translated,
+				   const struct vec_state *vec, bool translated_after)
+{
+	const u8 *s = (const u8 *)&l->vec_start, *a = (const u8 *)&l->vec_stepped;
+	const u8 *b = (const u8 *)vec;
+	unsigned i;
+
+	fprintf(stderr, "\r\nvec_state, by offset: before, stepped, translated\n");
+	for (i = 0; i < sizeof(*vec); i++)
+		if (a[i] != b[i])
+			fprintf(stderr, "  %#x: %02x %02x %02x\n", i, s[i], a[i], b[i]);
+	report(l, "vector state differs", translated, translated_after);
+}
+
+/* vec: what translated code left, if the block has vector instructions. */
+static void compare(struct lockstep *l, const struct regs *translated, const struct vec_state *vec,
+		    bool translated_after)
 {
 	unsigned i;
 
 	if (memcmp(&l->stepped, translated, sizeof(*translated)))
 		report(l, "registers differ", translated, translated_after);
+	if (l->vector && memcmp(&l->vec_stepped, vec, sizeof(*vec)))
+		report_vector(l, translated, vec, translated_after);
 	for (i = 0; i < l->n_pages; i++)
 		if (memcmp(l->page[i].after, page_host(l, i), PAGE_SIZE))
 			report(l, "memory differs", translated, translated_after);
@@ -358,17 +424,22 @@ static void judge(struct lockstep *l)
 	if (!stopped || at_callout) {
 		if (l->how != (stopped ? AT_CALLOUT : AT_END))
 			report(l, "the ends differ", &t, false);
-		compare(l, &t, false);
+		compare(l, &t, &c->vec, false);
 		return;
 	}
 	if (off >= l->len)
 		report(l, "translated code stopped outside its block", &t, false);
 	if ((l->how == AT_FAULT || l->how == AT_DEVICE) && off > l->stepped.rip - l->pc)
 		report(l, "translated code went on", &t, false);
+	keep_vector(l, &l->vec_translated);
 	undo_memory(l);
-	set_regs(c, &l->start);
+	reset_state(l);
+	l->place_rcx = t.gpr[GPR_RCX];
 	step(l, t.rip);
-	compare(l, &t, true);
+	/* The instruction that has ended in #XM has already set its flags; stepping it will, too.
+	 */
+	l->vec_translated.mxcsr &= l->vec_stepped.mxcsr | ~0x3fu;
+	compare(l, &t, &l->vec_translated, true);
 	set_regs(c, &t);
 }
 
@@ -384,10 +455,12 @@ bool lockstep_run(struct lockstep *l)
 	l->len = b->len;
 	l->stop = b->stop;
 	l->n_pages = 0;
+	l->vector = b->vector;
 	l->start = regs_of(c);
+	keep_vector(l, &l->vec_start);
 	step(l, ~0ull);
 	undo_memory(l);
-	set_regs(c, &l->start);
+	reset_state(l);
 	cpu_update_slow(c);
 	if (l->how == UNCHECKABLE)
 		return false;

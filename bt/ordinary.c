@@ -161,12 +161,14 @@ static bool x87_control(const struct insn *in)
 	}
 }
 
-/* The FXSAVE image holds our thunk's address as the last instruction: put the guest's there. */
+/* The FXSAVE image holds our thunk's address as the last instruction, or nothing: put the guest's
+ * there. */
 static void x87_pointers(struct cpu *c, const struct insn *in, const u8 old[24])
 {
 	u8 *fx = c->vec.fx;
 	u64 fip = c->rip, fdp;
 	u16 fop = (in->opcode & 7) << 8 | in->modrm;
+	bool hidden = c->host.x87_pointers_hidden;
 
 	if (in->map != INSN_MAP_1B || x87_control(in)) {
 		memcpy(fx + 6, old + 6, 18);
@@ -175,13 +177,15 @@ static void x87_pointers(struct cpu *c, const struct insn *in, const u8 old[24])
 		return;
 	}
 	memcpy(fx + 8, &fip, 8);
-	/* Newer processors record FOP and FDP with unmasked exceptions only: do as this host did.
-	 */
-	if (memcmp(fx + 6, old + 6, 2))
+	/* Newer Intel processors record FOP and FDP with unmasked exceptions only: do as this host
+	 * did, unless it does not tell and so always records them. */
+	if (hidden || memcmp(fx + 6, old + 6, 2))
 		memcpy(fx + 6, &fop, 2);
-	if (in->has_mem && memcmp(fx + 16, old + 16, 8)) {
+	if (in->has_mem && (hidden || memcmp(fx + 16, old + 16, 8))) {
 		fdp = insn_ea(c, in);
 		memcpy(fx + 16, &fdp, 8);
+	} else if (hidden) {
+		memcpy(fx + 16, old + 16, 8);
 	}
 }
 

@@ -33,6 +33,10 @@ static bool recover(struct bt *bt, struct block *b, const struct host_frame *f, 
 		c->gpr[GPR_RCX] = c->bt.spill[1];
 	if (r->spills & SPILL_RDX)
 		c->gpr[GPR_RDX] = c->bt.spill[2];
+	if (r->spills & RECOVER_RSI_BIAS)
+		c->gpr[GPR_RSI] -= SHADOW_BIAS;
+	if (r->spills & RECOVER_RDI_BIAS)
+		c->gpr[GPR_RDI] -= SHADOW_BIAS;
 	c->aflags = f->rflags;
 	c->rip = b->pc + r->guest;
 	*behind_sti = r->spills & RECOVER_STI;
@@ -55,16 +59,17 @@ enum recover_action bt_on_fault(struct cpu *c, struct host_frame *f)
 
 	if (!bt || f->rip - (u64)bt->rx >= BT_AREA_SIZE)
 		return RECOVER_NOT_OURS;
-	if (f->trapno == EXC_PF && va >= SHADOW_FIRST) {
-		c->stats->n[STAT_bt_hidden_faults]++;
-		how = shadow_fill(bt->shadow, &c->mmu.pg, va, f->error & PF_W);
+	if (f->trapno == EXC_PF) {
+		how = shadow_fill(bt->shadow, &c->mmu.pg, va,
+				  f->error & PF_W ? MMU_WRITE : MMU_READ, NULL);
+		c->stats->n[STAT_bt_hidden_faults] += how != SHADOW_OUTSIDE;
 		if (how == SHADOW_MAPPED)
 			return RECOVER_RESUME;
 	}
 	b = bt_block_at(bt, f->rip);
 	if (!b || !recover(bt, b, f, &behind_sti))
 		return RECOVER_NOT_OURS;
-	c->bt.step = how == SHADOW_CODE ? 2 : how == SHADOW_FAULT ? 3 : 4;
+	c->bt.step = how == SHADOW_CODE ? 2 : how == SHADOW_FAULT || how == SHADOW_FAILED ? 3 : 4;
 	return leave(bt, f);
 }
 

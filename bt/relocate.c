@@ -53,8 +53,9 @@ void tr_copy_rip_relative(struct tr *t, const struct insn *in, u8 prefix, u64 ad
 		/* X means nothing without a SIB byte, and would now make R12 the index. */
 		if (in->enc == INSN_LEGACY && i < in->off_opcode && is_rex(b))
 			b &= ~2;
-		if (in->enc == INSN_VEX && in->bytes[in->off_opcode] == 0xc4 &&
-		    i == in->off_opcode + 1u)
+		if (i == in->off_opcode + 1u &&
+		    (in->enc == INSN_EVEX ||
+		     (in->enc == INSN_VEX && in->bytes[in->off_opcode] == 0xc4)))
 			b |= 0x40;
 		emit_u8(&t->e, b);
 	}

@@ -283,6 +283,19 @@ static void run_fast(struct cpu *c, u64 end)
 		run_one(c);
 }
 
+/* Ring 3 on the host itself. RF only says that a breakpoint has been seen: with none armed it must
+ * not send the instruction behind every fault to the careful loop. */
+static bool run_user(struct cpu *c)
+{
+	if (!c->user || !c->ops->run_user)
+		return false;
+	if ((c->sflags & FL_RF) && !(c->dr[7] & 0xff)) {
+		c->sflags &= ~(u64)FL_RF;
+		cpu_update_slow(c);
+	}
+	return !c->slow && c->ops->run_user(c->vm);
+}
+
 static NOINLINE enum cpu_exit run(struct cpu *c)
 {
 	for (;;) {
@@ -294,6 +307,8 @@ static NOINLINE enum cpu_exit run(struct cpu *c)
 		}
 		if (c->insns >= c->budget_end)
 			return EXIT_BUDGET;
+		if (run_user(c))
+			continue;
 		if (c->slow) {
 			if (!run_careful(c))
 				return c->exit;

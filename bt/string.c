@@ -406,19 +406,18 @@ static void repeat(struct string *s)
 }
 
 /* With 32-bit addresses in 64-bit mode, Intel processors cut registers to 32 bits even if the count
- * is zero, though not all of them. */
+ * is zero, though not all of them; AMD's leave all alone. */
 static void count_is_zero(struct string *s)
 {
+	static const u8 regs[] = {GPR_RCX, GPR_RSI, GPR_RDI};
 	struct cpu *c = s->c;
-	u8 op = s->in->opcode & 0xfe;
+	u16 cuts = c->host.rep_zero_cuts[host_rep_index(s->in->opcode)];
+	unsigned i;
 
-	if (s->in->mode == INSN_MODE_64 && s->in->addrsize == 4) {
-		c->gpr[GPR_RCX] = 0;
-		if (op == OP_MOVS)
-			c->gpr[GPR_RSI] = (u32)c->gpr[GPR_RSI];
-		if (op == OP_MOVS || op == OP_STOS)
-			c->gpr[GPR_RDI] = (u32)c->gpr[GPR_RDI];
-	}
+	if (s->in->mode == INSN_MODE_64 && s->in->addrsize == 4)
+		for (i = 0; i < ARRAY_LEN(regs); i++)
+			if (cuts >> regs[i] & 1)
+				c->gpr[regs[i]] = (u32)c->gpr[regs[i]];
 	c->rip = insn_next_rip(c, s->in);
 }
 

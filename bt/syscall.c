@@ -1,6 +1,8 @@
 /*
- * SYSCALL, SYSRET, SYSENTER, SYSEXIT as Intel has them: the first pair in 64-bit mode only. No
- * descriptor is read; the manual fixes what CS and SS become. SDM vol. 2 under each name.
+ * SYSCALL, SYSRET, SYSENTER, SYSEXIT. In long mode Intel has the first pair in 64-bit code only,
+ * AMD SYSCALL in 32-bit code, too, but no SYSENTER: user code finds what the host has, natively, so
+ * here it is the same. No descriptor is read; the manual fixes what CS and SS become. SDM and APM
+ * vol. 2 and 3 under each name.
  */
 #include "transfer.h"
 
@@ -19,24 +21,29 @@ static void load_flat(struct cpu *c, u16 cs, u16 ss, unsigned cpl, bool code64)
 	cpu_update_mode(c);
 }
 
-static void require_syscall(struct cpu *c)
+static void require_syscall(struct cpu *c, bool compat)
 {
-	if (c->mode != INSN_MODE_64 || !(c->efer & EFER_SCE))
+	if ((c->mode != INSN_MODE_64 && !(compat && cpu_long_mode(c))) || !(c->efer & EFER_SCE))
 		cpu_raise(c, EXC_UD);
 }
 
-void exec_syscall(struct cpu *c, const struct insn *in)
+void cpu_syscall(struct cpu *c, u64 next_rip)
 {
 	u16 cs = c->star >> 32;
 	u64 flags;
 
-	require_syscall(c);
+	require_syscall(c, c->host.syscall32);
 	flags = cpu_rflags(c);
-	c->gpr[GPR_RCX] = insn_next_rip(c, in);
+	c->gpr[GPR_RCX] = next_rip;
 	c->gpr[GPR_R11] = flags & ~(u64)FL_RF;
-	c->rip = c->lstar;
+	c->rip = c->mode == INSN_MODE_64 ? c->lstar : c->cstar;
 	cpu_set_rflags(c, flags & ~(c->fmask | FL_RF));
 	load_flat(c, cs & ~3u, cs + 8, 0, true);
+}
+
+void exec_syscall(struct cpu *c, const struct insn *in)
+{
+	cpu_syscall(c, insn_next_rip(c, in));
 }
 
 /* Intel checks RCX while still at CPL 0. */
@@ -45,7 +52,7 @@ void exec_sysret(struct cpu *c, const struct insn *in)
 	bool code64 = in->opsize == 8;
 	u16 base = c->star >> 48;
 
-	require_syscall(c);
+	require_syscall(c, false);
 	if (c->cpl || (code64 && !cpu_canonical(c->gpr[GPR_RCX])))
 		cpu_raise_error(c, EXC_GP, 0);
 	c->rip = code64 ? c->gpr[GPR_RCX] : (u32)c->gpr[GPR_RCX];
@@ -59,6 +66,8 @@ void exec_sysret(struct cpu *c, const struct insn *in)
 
 static void require_sysenter(struct cpu *c)
 {
+	if (c->host.syscall32 && cpu_long_mode(c))
+		cpu_raise(c, EXC_UD);
 	if (!cpu_protected(c) || !(c->sysenter_cs & 0xfffc))
 		cpu_raise_error(c, EXC_GP, 0);
 }

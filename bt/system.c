@@ -95,26 +95,17 @@ static void exec_popf(struct cpu *c, const struct insn *in)
 
 /* --- interrupts --- */
 
-static NORETURN void raise_soft(struct cpu *c, const struct insn *in, unsigned vector)
-{
-	c->exc.vector = vector;
-	c->exc.has_error = false;
-	c->exc.soft = true;
-	c->exc.next_rip = insn_next_rip(c, in);
-	__builtin_longjmp(c->unwind, 1);
-}
-
 static void exec_int(struct cpu *c, const struct insn *in)
 {
 	switch (in->opcode) {
-	case 0xcc: raise_soft(c, in, EXC_BP);
+	case 0xcc: cpu_raise_soft(c, EXC_BP, insn_next_rip(c, in));
 	case 0xcd:
 		if (cpu_v86(c))
 			check_iopl(c);
-		raise_soft(c, in, (u8)in->imm);
+		cpu_raise_soft(c, (u8)in->imm, insn_next_rip(c, in));
 	case 0xce:
 		if (c->aflags & FL_OF)
-			raise_soft(c, in, EXC_OF);
+			cpu_raise_soft(c, EXC_OF, insn_next_rip(c, in));
 		next(c, in);
 		break;
 	default: /* INT1: a trap, without the privilege check of INT n */

@@ -237,6 +237,15 @@ static void encode_legacy_opcode(struct emit *e, const struct plan *p)
 		emit_u8(e, 0x3a);
 }
 
+/* 82 is 80's double. MOVSXD with a 16-bit operand size is a MOV, but some processors read 32 bits
+ * of memory for it. */
+static u8 legacy_opcode(const struct insn *in)
+{
+	if (in->map == INSN_MAP_1B && in->opcode == 0x82)
+		return 0x80;
+	return in->map == INSN_MAP_1B && in->opcode == 0x63 && in->opsize == 2 ? 0x8b : in->opcode;
+}
+
 static void encode_legacy(struct emit *e, const struct plan *p)
 {
 	static const u8 moffs_opcode[4] = {0x8a, 0x8b, 0x88, 0x89};
@@ -249,6 +258,8 @@ static void encode_legacy(struct emit *e, const struct plan *p)
 		emit_u8(e, 0x66);
 	if (in->mandatory == 0xf2 || in->mandatory == 0xf3)
 		emit_u8(e, in->mandatory);
+	else if (one_byte && in->opcode == 0x90 && (in->prefixes & PFX_REP))
+		emit_u8(e, 0xf3); /* with REX.B: Intel's PAUSE, AMD's XCHG */
 	encode_legacy_opcode(e, p);
 	if (in->moffs) {
 		emit_u8(e, moffs_opcode[in->opcode & 3]);
@@ -260,7 +271,7 @@ static void encode_legacy(struct emit *e, const struct plan *p)
 		emit_u8(e, 0xc0 | (in->opcode & 15));
 		return;
 	}
-	emit_u8(e, one_byte && in->opcode == 0x82 ? 0x80 : in->opcode);
+	emit_u8(e, legacy_opcode(in));
 	encode_modrm_imm(e, p);
 }
 
@@ -305,11 +316,14 @@ static u32 operand_vectors(const struct insn *in)
 	return set;
 }
 
-/* Moves and integer operations neither read nor write MXCSR. */
+/* Moves and integer operations neither read nor write MXCSR. But AMD's bit 17 of it lets misaligned
+ * operands of legacy SSE pass (APM vol. 1, 4.2.2), whatever the operation. */
 static bool uses_mxcsr(const struct insn *in)
 {
 	u8 op = in->opcode;
 
+	if (in->enc == INSN_LEGACY && in->has_mem)
+		return true;
 	if (in->map != INSN_MAP_0F)
 		return true;
 	return !(op == 0x10 || op == 0x11 || op == 0x28 || op == 0x29 ||

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "recover.h"
+#include "xstate.h"
 
 #define HWCAP2_FSGSBASE 2 /* asm/hwcap2.h */
 
@@ -89,8 +90,10 @@ static NORETURN void thunk_abandoned(struct cpu *c, struct thunks *t)
 		cpu_raise(c, EXC_NONE);
 	case EXC_XM: /* MXCSR's flags are set, and MMX instructions have changed the x87 tags */
 		c->vec.mxcsr = t->fault_mxcsr;
-		if (x87)
-			memcpy(c->vec.fx, t->fault_fx, sizeof(t->fault_fx));
+		if (x87) {
+			memcpy(c->vec.fx, t->fault_fx, FX_FOP);
+			memcpy(c->vec.fx + FX_ST, t->fault_fx + FX_ST, FX_XMM - FX_ST);
+		}
 		cpu_raise(c, c->cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD);
 	case EXC_PF:
 		if (t->fault_addr - (u64)t->guard < 3 * PAGE_SIZE) {

@@ -17,8 +17,9 @@ struct tr {
 	u64 pc;         /* of the block */
 	u64 at;         /* of the instruction being translated */
 	u64 behind_sti; /* address of the instruction after the last STI, 0: none */
+	u8 vec_checked; /* classes of vector instructions that may be executed from here on */
 	u32 stop;       /* guest offset of the callout at the end, ~0: none */
-	struct recovery rec[8 * BT_MAX_INSNS + 16];
+	struct recovery rec[12 * BT_MAX_INSNS + 16];
 	unsigned n_rec;
 	struct {
 		u8 *rel32; /* to be pointed at the stub, later at the block */
@@ -54,8 +55,15 @@ bool tr_rsp_is_data(const struct insn *in);
 bool tr_lea(struct tr *t, const struct insn *in);
 bool tr_stack(struct tr *t, const struct insn *in, exec_fn *f);
 bool tr_sensitive(struct tr *t, const struct insn *in);
+bool tr_string(struct tr *t, const struct insn *in);
+bool tr_vector(struct tr *t, const struct insn *in, exec_fn *f);
 /* Ends the block. */
 bool tr_control(struct tr *t, const struct insn *in, exec_fn *f);
+
+/* tr_vector.c, for common_code.c: where blocks go to have the guest's vector state loaded; and,
+ * with RCX and the flags free, what saves it if it has been. */
+void tr_emit_vector_load(struct tr *t);
+void tr_emit_vector_save(struct tr *t);
 
 static inline bool fits_s32(u64 v)
 {

@@ -7,6 +7,8 @@
  *	memory operand		GS prefix (FS if the guest says GS; none if the base is RSP);
  *				RIP-relative becomes absolute, sign-extended from 32 bits
  *	RSP as data		un-biased on the way out, biased on the way in
+ *	vector state		loaded into the host's registers once (tr_vector.c)
+ *	strings			RDI and RSI biased around them (tr_string.c)
  *	direct branches		chained
  *	returns, indirect ones	the common lookup code, flags untouched
  *	everything else		a callout: the block ends and the single-step engine executes it
@@ -80,6 +82,7 @@ void tr_light_callout(struct tr *t, const struct insn *in)
 	if (!t->e.full)
 		memcpy(resume, &jump, 4);
 	tr_record(t, t->at + in->len, 0);
+	t->vec_checked = 0; /* C code has the registers in between */
 }
 
 static void emit_stubs(struct tr *t)
@@ -112,7 +115,9 @@ static bool tr_ordinary(struct tr *t, const struct insn *in)
 	exec_fn *f = op_bind(in, &wants_thunk);
 
 	if (in->state)
-		return false;
+		return tr_vector(t, in, f);
+	if (f == exec_string)
+		return tr_string(t, in);
 	if (f == exec_system || f == exec_mov_from_sreg)
 		return tr_sensitive(t, in);
 	if (f == exec_nop)
@@ -161,6 +166,12 @@ static bool ends_block(exec_fn *f)
 	       f == exec_jmp_ind || f == exec_call_ind || f == exec_loop || f == exec_iret;
 }
 
+/* No instruction takes more than this. */
+static bool nearly_full(const struct tr *t)
+{
+	return t->e.end - t->e.p < 1024 || t->n_rec + 32 > ARRAY_LEN(t->rec);
+}
+
 /* If the first page does not tell, the second is asked. */
 static int decode_at(struct bt *bt, struct code_bytes *code, unsigned at, struct insn *in)
 {
@@ -195,13 +206,14 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 			return done + 1;
 		}
 		f = op_bind(&in, &wants_thunk);
-		step_site = bt_is_step_site(bt, t->at);
+		step_site = bt_is_step_site(bt, t->at) && f != exec_string;
 		if (ends_block(f) && !step_site) {
 			if (!tr_control(t, &in, f))
 				tr_callout(t);
 			return done + len;
 		}
-		last = n + 1 == (bt->one_insn ? 1 : BT_MAX_INSNS) || done + len >= code->in_page;
+		last = nearly_full(t) || n + 1 == (bt->one_insn ? 1 : BT_MAX_INSNS) ||
+		       done + len >= code->in_page;
 		/* An interrupt may come between blocks, but not behind STI. */
 		sti_last = last && in.map == INSN_MAP_1B && in.opcode == 0xfb;
 		if ((step_site || sti_last || !tr_ordinary(t, &in)) &&
@@ -232,6 +244,7 @@ struct block *bt_translate(struct bt *bt, struct code_bytes *code)
 	b->host = bt->used;
 	b->len = tr_block(&t, code);
 	b->stop = MIN(t.stop, b->len);
+	b->vector = t.vec_checked;
 	emit_stubs(&t);
 	b->tail = t.e.p - bt->rw;
 	tr_record(&t, t.pc, 0);

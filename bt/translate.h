@@ -22,7 +22,15 @@
 
 /* Which spilled registers hold the guest's value (cpu->bt.spill) at a host offset. RECOVER_STI: the
  * instruction about to be executed follows STI, so no interrupt comes before it. */
-enum { SPILL_RAX = 1, SPILL_RCX = 2, SPILL_RDX = 4, RECOVER_STI = 64, RECOVER_NEVER = 128 };
+enum {
+	SPILL_RAX = 1,
+	SPILL_RCX = 2,
+	SPILL_RDX = 4,
+	RECOVER_RSI_BIAS = 8, /* RSI, RDI hold the guest's value + SHADOW_BIAS */
+	RECOVER_RDI_BIAS = 16,
+	RECOVER_STI = 64,
+	RECOVER_NEVER = 128
+};
 
 /* From host offset `host` of its block on, the guest's state is that before the instruction at
  * guest offset `guest`, but for spilled registers. */
@@ -36,6 +44,7 @@ struct block {
 	u32 len;            /* guest bytes covered */
 	u32 stop;           /* guest offset of the callout that ends it; len: none does */
 	u32 runs;           /* counted by the lockstep check only */
+	bool vector;        /* has instructions on vector state */
 	u32 host, host_len; /* offset in the area */
 	u32 tail;           /* area offset of the code that leaves for pc, once it is dropped */
 	struct code_va *va;
@@ -77,6 +86,7 @@ struct bt {
 	u32 flags_byte_at; /* two tables: of byte 1 of RFLAGS, what speaks against POPF inline; IF
 			    */
 	u32 drops;         /* counts blocks dropped */
+	u32 vec_load_at[VEC_CLASSES];
 	struct block *blocks;
 	struct block **by_host; /* in order of host offset */
 	u32 n_blocks;

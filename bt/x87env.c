@@ -90,14 +90,19 @@ void x87_normalise(struct cpu *c)
 		memset(fx + FX_ST + 16 * i + 10, 0, 6);
 }
 
+bool x87_pointers_hidden(const struct cpu *c)
+{
+	return c->host.x87_pointers_hidden && !(c->vec.fx[FX_FSW] & FSW_ES);
+}
+
 bool x87_is_init(const struct cpu *c)
 {
 	const u8 *fx = c->vec.fx;
-	unsigned i;
+	unsigned shown = x87_pointers_hidden(c) ? FX_FOP : FX_MXCSR, i;
 
 	if (get(fx + FX_FCW, 2) != FCW_INIT)
 		return false;
-	for (i = FX_FSW; i < FX_MXCSR; i++)
+	for (i = FX_FSW; i < shown; i++)
 		if (fx[i])
 			return false;
 	for (i = FX_ST; i < FX_XMM; i++)

@@ -172,14 +172,14 @@ static void comp_decode(struct cpu *c, const struct insn *in, unsigned comp, con
 	}
 }
 
-/* Bytes 0 to 23 and 32 to 159 of the legacy area. The instruction pointers have 64 bits with REX.W,
- * else 32 and a selector, which we keep as zero. */
-static void x87_encode(const struct cpu *c, bool w, u8 *out)
+void x87_encode(const struct cpu *c, bool w, u8 *out)
 {
 	const u8 *fx = c->vec.fx;
 
 	memcpy(out, fx, FX_MXCSR);
 	out[5] = 0;
+	if (x87_pointers_hidden(c))
+		memset(out + FX_FOP, 0, FX_MXCSR - FX_FOP);
 	if (!w) {
 		put(out + FX_FIP + 4, 4, 0);
 		put(out + FX_FDP + 4, 4, 0);
@@ -221,7 +221,7 @@ static void xmm_decode(struct cpu *c, unsigned n, const u8 *in_bytes)
 
 static void check_mxcsr(struct cpu *c, u32 mxcsr)
 {
-	if (mxcsr & ~MXCSR_MASK)
+	if (mxcsr & ~c->host.mxcsr_mask)
 		gp0(c);
 }
 
@@ -250,7 +250,7 @@ static void exec_fxsave(struct cpu *c, const struct insn *in)
 	mem_write_buf(c, at(in, la, FX_ST), buf + FX_ST, FX_XMM - FX_ST);
 	if (c->cr4 & CR4_OSFXSR) {
 		put(buf + FX_MXCSR, 4, c->vec.mxcsr);
-		put(buf + FX_MXCSR_MASK, 4, MXCSR_MASK);
+		put(buf + FX_MXCSR_MASK, 4, c->host.mxcsr_mask);
 		mem_write_buf(c, at(in, la, FX_MXCSR), buf + FX_MXCSR, 8);
 		xmm_encode(c, n, buf);
 		mem_write_buf(c, at(in, la, FX_XMM), buf + FX_XMM, 16 * n);
@@ -281,6 +281,7 @@ static void xsave_check(struct cpu *c)
 		cpu_raise(c, EXC_UD);
 	if (c->cr0 & CR0_TS)
 		cpu_raise(c, EXC_NM);
+	cpu_fetch_vec(c);
 }
 
 static gva_t xsave_operand(struct cpu *c, const struct insn *in, u32 size, enum mmu_access access)
@@ -313,7 +314,7 @@ static void write_legacy(struct cpu *c, const struct insn *in, gva_t la, u64 wri
 	}
 	if (mxcsr) {
 		put(buf, 4, c->vec.mxcsr);
-		put(buf + 4, 4, MXCSR_MASK);
+		put(buf + 4, 4, c->host.mxcsr_mask);
 		mem_write_buf(c, at(in, la, FX_MXCSR), buf, 8);
 	}
 	if (write & XFEATURE_SSE) {
@@ -447,6 +448,7 @@ static void exec_xgetbv(struct cpu *c, const struct insn *in)
 		c->ops->cpuid(c->vm, 0xd, 1, leaf);
 		if (!(leaf[0] & 4))
 			gp0(c);
+		cpu_fetch_vec(c);
 		v &= in_use(c, in);
 	} else if ((u32)c->gpr[GPR_RCX] != 0) {
 		gp0(c);

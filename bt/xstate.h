@@ -15,7 +15,6 @@
 #define XFEATURE_ALL    (XFEATURE_X87 | XFEATURE_SSE | XFEATURE_AVX | XFEATURE_AVX512)
 
 #define MXCSR_INIT 0x1f80u
-#define MXCSR_MASK 0xffffu /* the bits that exist */
 
 /* The x87 part of an FXSAVE image (SDM vol. 1, 10.5.1), as kept in vec_state.fx with REX.W. */
 enum {
@@ -36,7 +35,12 @@ enum {
 void x87_init(struct cpu *c);
 /* Bring control and status word into a form the processor can be in: reserved bits, ES and B. */
 void x87_normalise(struct cpu *c);
-/* Is the x87 part as after FNINIT? */
+/* Are FOP, FIP and FDP such as FXSAVE does not show? */
+bool x87_pointers_hidden(const struct cpu *c);
+/* What FXSAVE and XSAVE store of the x87 state: bytes 0 to 23 and 32 to 159 of the legacy area. The
+ * instruction pointers have 64 bits with REX.W, else 32 and a selector, which we keep as zero. */
+void x87_encode(const struct cpu *c, bool w, u8 *out);
+/* Is the x87 part as after FNINIT, as far as FXSAVE shows it? */
 bool x87_is_init(const struct cpu *c);
 /* MMX register n (0..7). */
 void mmx_read(const struct cpu *c, unsigned n, u8 out[8]);

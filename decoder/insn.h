@@ -172,7 +172,8 @@ struct insn {
 	u16 flags_written; /* FL_* that are written, cleared, set or left undefined, maybe not
 			      always */
 	bool flags_partial; /* flags are written, but some arithmetic flag keeps, or may keep, its
-			       old value (flags the manual leaves undefined do not count) */
+			       old value (flags the manual leaves undefined included, if some
+			       processor keeps them) */
 	u16 gpr_implicit;   /* bit per GPR_*: used without being named in ModRM/opcode/vvvv */
 	u16 gpr_read;       /* bit per GPR_*: all that are read, addressing included; also those
 			       written in part (8 or 16 bits) or not always */

@@ -72,12 +72,20 @@ struct paging {
 	unsigned maxphyaddr; /* bits */
 };
 
+/* A page-table entry that a walk went through: where it is, and its value as the walk left it. */
+struct walk_entry {
+	gpa_t gpa;
+	u64 val;
+};
+
 struct walk {
 	gpa_t gpa;      /* of the byte asked for */
 	unsigned shift; /* log2 of the page: 12, 21, 22, 30; 12 without paging */
 	bool writable;  /* a write with the same privilege needs no further walk (W and D) */
 	bool user, nx, global;
-	u32 error; /* #PF error code if the walk faulted */
+	u32 error;                 /* #PF error code if the walk faulted */
+	struct walk_entry path[4]; /* from the root to the leaf; unless it faulted */
+	unsigned levels;           /* of these */
 };
 
 /*
@@ -91,6 +99,9 @@ MUST_CHECK int mmu_walk(struct ram *ram, const struct paging *pg, gva_t va, enum
 /* The same without side effects (no A/D): for logs, debuggers and checks. */
 MUST_CHECK int mmu_probe(struct ram *ram, const struct paging *pg, gva_t va, enum mmu_access access,
 			 bool user, struct walk *w);
+
+/* Bits that are reserved in a present entry of a 4-level table: level 4 is the PML4E, 1 the PTE. */
+u64 mmu_reserved_bits(const struct paging *pg, unsigned level, u64 entry);
 
 /* PAE: read the four PDPTEs for a CR3 value. -EINVAL if a present one has reserved bits (the guest
  * gets #GP); out is then untouched. */
@@ -112,12 +123,21 @@ struct tlb_entry {
 
 struct shadow;
 
+/* Who else follows flushes: the user spaces. All fields are set, or the pointer to it is NULL. */
+struct mmu_follower {
+	void (*invlpg)(void *opaque, gva_t va);
+	void (*flush)(void *opaque, bool mode); /* mode: the paging mode has changed, too */
+	void (*revoke_write)(void *opaque, gpa_t page);
+	void *opaque;
+};
+
 struct mmu {
 	struct tlb_entry tlb[2][TLB_SIZE]; /* [user] */
 	struct ram *ram;
 	struct paging pg;
 	struct stats *stats;
 	struct shadow *shadow; /* follows every flush; NULL: none */
+	const struct mmu_follower *follower; /* the same */
 	/* Data breakpoints are armed: every read and write goes to mmu_translate. Whoever sets it
 	 * calls mmu_flush_all, since entries made before would still hit. */
 	bool no_fill;

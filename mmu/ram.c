@@ -9,6 +9,7 @@
  *     window + 4 GiB     high RAM, memfd offset low_end
  *     window + high_end  PROT_NONE guard
  *     + RAM_GUARD        the code marks, one byte per page, anonymous and lazily touched
+ *     behind them        the counts of writable mappings, four bytes per page, likewise
  *
  * Everything is one reservation, so a caller who chooses the address knows where all of it lies.
  */
@@ -29,9 +30,14 @@ static u64 code_bytes(const struct ram *ram)
 	return ALIGN_UP(ram->high_end >> 12, PAGE_SIZE);
 }
 
+static u64 writable_bytes(const struct ram *ram)
+{
+	return ALIGN_UP((ram->high_end >> 12) * sizeof(ram->writable[0]), PAGE_SIZE);
+}
+
 static u64 reservation_bytes(const struct ram *ram)
 {
-	return ram->high_end + RAM_GUARD + code_bytes(ram);
+	return ram->high_end + RAM_GUARD + code_bytes(ram) + writable_bytes(ram);
 }
 
 static int map_over(u8 *at, u64 len, int flags, int fd, u64 offset)
@@ -63,7 +69,7 @@ static int map_window(struct ram *ram, void *at)
 	if (!r && high)
 		r = map_over(w + RAM_HIGH_START, high, MAP_SHARED, ram->fd, ram->low_end);
 	if (!r)
-		r = map_over(w + ram->high_end + RAM_GUARD, code_bytes(ram),
+		r = map_over(w + ram->high_end + RAM_GUARD, code_bytes(ram) + writable_bytes(ram),
 			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (r) {
 		munmap(w, len);
@@ -71,6 +77,7 @@ static int map_window(struct ram *ram, void *at)
 	}
 	ram->window = w;
 	ram->code = w + ram->high_end + RAM_GUARD;
+	ram->writable = (u32 *)(ram->code + code_bytes(ram));
 	return 0;
 }
 

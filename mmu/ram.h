@@ -19,12 +19,13 @@
 #define RAM_MIN_SIZE   MIB
 
 struct ram {
-	u8 *window;   /* host address of guest-physical 0 */
-	u64 size;     /* bytes of RAM as asked for */
-	u64 low_end;  /* first address past low RAM */
-	u64 high_end; /* first address past high RAM; RAM_HIGH_START if there is none */
-	int fd;       /* the memfd: low RAM at offset 0, high RAM behind it */
-	u8 *code;     /* [high_end >> 12], 1: page holds decoded code */
+	u8 *window;    /* host address of guest-physical 0 */
+	u64 size;      /* bytes of RAM as asked for */
+	u64 low_end;   /* first address past low RAM */
+	u64 high_end;  /* first address past high RAM; RAM_HIGH_START if there is none */
+	int fd;        /* the memfd: low RAM at offset 0, high RAM behind it */
+	u8 *code;      /* [high_end >> 12], 1: page holds decoded code */
+	u32 *writable; /* [high_end >> 12]: writable mappings of the page in all shadows together */
 	void (*code_written)(void *opaque, gpa_t gpa, u64 len); /* range lies within one page */
 	void *code_opaque;
 };
@@ -32,8 +33,8 @@ struct ram {
 /*
  * Make size bytes of RAM (a multiple of 4 KiB, at least RAM_MIN_SIZE). at: fixed host address for
  * the window, or NULL for any. A guard of 64 KiB and the code bitmap (a byte per page of the
- * window) lie directly behind the window. Negative errno on failure (-EINVAL: size; -EEXIST:
- * something is mapped at `at`), nothing left behind.
+ * window) and the counts of writable mappings lie directly behind the window. Negative errno on
+ * failure (-EINVAL: size; -EEXIST: something is mapped at `at`), nothing left behind.
  */
 MUST_CHECK int ram_init(struct ram *ram, u64 size, void *at);
 void ram_destroy(struct ram *ram);

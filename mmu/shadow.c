@@ -1,347 +1,257 @@
 /*
- * Bookkeeping is by 2 MiB regions of guest-linear space, in a hash: a region is either one large
- * mapping or up to 512 small ones. The host kernel merges what is adjacent. Near the limit on VMAs
- * (vm.max_map_count) everything is dropped: that is only a TLB flush.
+ * A virtual TLB that revalidates: filling it. SDM vol. 3, 4.10.
+ *
+ * What it may hold. A processor may cache the translation of an address at any time if the entries
+ * that lead to it are present, accessed and not reserved (4.10.2.3), whether or not the address is
+ * used; one that allows writing only if the leaf is dirty, too (4.8). So a mapping is made, of the
+ * page that was missed and of its neighbours, if the tables read like that now. It is writable only
+ * if W is set all the way (or CR0.WP is clear and the access a supervisor's), D is set in the leaf
+ * and the page is not marked as code; executable in user shadows if no entry says NX. Walks set A
+ * and D, for the page that was asked for and no other. Thus A and D read what a processor could
+ * have left: a page is never read with A clear or written with D clear, unless the guest has
+ * cleared the bit and not yet invalidated.
+ *
+ * How long it may hold it. Until the guest invalidates (4.10.4.1):
+ *	INVLPG, and a page fault	what maps the address, global or not, all of a large page
+ *	CR3				what is not global
+ *	CR4.PGE				all
+ * After any of these a processor could at once have cached the same translation again, if the
+ * tables still allowed it. So instead of dropping, we look: what the tables, as they read now,
+ * would have mapped at least as it is, stays; what they map elsewhere is mapped there; rights they
+ * no longer give are taken; the rest is dropped. More may be dropped than must be: an entry above
+ * the leaves that has changed takes with it all that was reached through it.
+ *
+ * Where is one translation for each address, while a processor's TLB might still have several; and
+ * a global translation survives a CR3 whose tables map the address differently, as it may.
  */
-#define _GNU_SOURCE
-#include "shadow.h"
+#include "shadow_tree.h"
 
 #include <string.h>
-#include <sys/mman.h>
 
-#include <uthash.h>
+#define FAULT_AROUND 16u /* pages, aligned; see docs/translator.md for how it was chosen */
 
-#include "mmu.h"
-
-#define REGION_SHIFT 21
-#define REGION_SIZE  (1ull << REGION_SHIFT)
-#define REGION_PAGES 512u
-#define GIB_SHIFT    30
-#define MAX_MAPPINGS 30000u /* each costs up to two VMAs; the default limit is 65530 */
-
-enum { PAGE_MAPPED = 1, PAGE_WRITE = 2, PAGE_GLOBAL = 4 };
-
-struct region {
-	u64 key;    /* va >> REGION_SHIFT */
-	bool large; /* page[0] speaks for all */
-	bool cut;   /* small pages of a leaf that would not fit as one */
-	u16 used;   /* small pages mapped */
-	u32 gpfn[REGION_PAGES];
-	u8 flags[REGION_PAGES];
-	UT_hash_handle hh;
-};
-
-struct shadow {
-	struct ram *ram;
-	struct stats *stats;
-	struct region *regions;
-	unsigned mappings;
-	gva_t *non_global; /* addresses of non-global mappings, some stale */
-	unsigned n_non_global, cap_non_global;
-	/* 1 GiB leaves of which a part is mapped, a bit per GiB from SHADOW_FIRST: INVLPG of one
-	 * address in such a leaf drops all of it (SDM vol. 3, 4.10.4.1). */
-	u8 gib_leaf[-SHADOW_FIRST >> GIB_SHIFT >> 3];
-	unsigned n_gib_leaves;
-	void (*watch)(void *opaque, const struct shadow_event *ev);
-	void *watch_opaque;
-};
-
-#define REPORT(s, ...)                                                                             \
-	do {                                                                                       \
-		if (unlikely((s)->watch))                                                          \
-			(s)->watch((s)->watch_opaque, &(struct shadow_event){__VA_ARGS__});        \
-	} while (0)
-
-void shadow_watch(struct shadow *s, void (*fn)(void *opaque, const struct shadow_event *ev),
-		  void *opaque)
+static bool is_code(const struct shadow *s, gpa_t gpa)
 {
-	s->watch = fn;
-	s->watch_opaque = opaque;
+	return s->ram->code[gpa >> 12];
 }
 
-static u8 *host_of(gva_t va)
+static void report_fill(struct shadow *s, gva_t va, gpa_t gpa, u64 size, u64 entry, int prot)
 {
-	return (u8 *)(va + SHADOW_BIAS);
+	SHADOW_REPORT(s, .kind = SHADOW_EV_FILL, .va = va, .gpa = gpa, .size = size,
+		      .write = prot & PROT_WRITE, .global = entry & PTE_G);
 }
 
-struct shadow *shadow_new(struct ram *ram, struct stats *stats)
-{
-	struct shadow *s = calloc(1, sizeof(*s));
+/* --- 4 KiB --- */
 
-	if (s) {
-		s->ram = ram;
-		s->stats = stats;
+static void map_page(struct shadow *s, struct node *n, unsigned i, u64 entry, int prot)
+{
+	gpa_t gpa = shadow_frame(entry, 1);
+	gva_t va = node_va(n, i);
+	int was = shadow_frame(n->entry[i], 1) == gpa ? n->prot[i] : 0;
+	struct pending op = {.kind = OP_MAP, .prot = prot, .va = va, .len = PAGE_SIZE};
+
+	if (is_code(s, gpa))
+		op.prot = prot &= ~PROT_WRITE;
+	op.offset = ram_offset(s->ram, gpa);
+	/* Only rights have been missing. If not even these, what is mapped is not what we think. */
+	if (was && was != prot) {
+		op.kind = OP_PROTECT;
+		op.offset = 0;
 	}
-	return s;
+	shadow_set_leaf(s, n, i, entry, prot, NULL);
+	report_fill(s, va, gpa, PAGE_SIZE, entry, prot);
+	shadow_op(s, op);
 }
 
-static void region_drop(struct shadow *s, struct region *r)
+/* A page of a guest page table, and what lies around it. */
+static void map_around(struct shadow *s, const struct paging *pg, struct node *n, unsigned i,
+		       u64 entry)
 {
-	munmap(host_of(r->key << REGION_SHIFT | 0), REGION_SIZE);
-	s->mappings -= r->large ? 1 : r->used;
-	HASH_DEL(s->regions, r);
-	free(r);
-}
+	const u64 *live = ram_ptr(s->ram, n->table, PAGE_SIZE);
+	unsigned first = i & ~(FAULT_AROUND - 1), j;
 
-void shadow_flush_all(struct shadow *s)
-{
-	struct region *r, *tmp;
+	BUG_ON(!live);
+	for (j = first; j < first + FAULT_AROUND; j++) {
+		u64 e = j == i ? entry : __atomic_load_n(&live[j], __ATOMIC_RELAXED);
 
-	REPORT(s, .kind = SHADOW_EV_FLUSH_ALL, .count = s->mappings);
-	HASH_ITER(hh, s->regions, r, tmp)
-	{
-		region_drop(s, r);
+		if (j != i) {
+			gva_t va = node_va(n, j);
+
+			if (n->prot[j] || !shadow_leaf_ready(s, pg, n, e) || va < s->range.first ||
+			    va > s->range.last)
+				continue;
+			s->stats->n[STAT_shadow_around]++;
+		}
+		map_page(s, n, j, e, shadow_leaf_prot(s, pg, n, e));
 	}
-	s->n_non_global = 0;
-	if (s->n_gib_leaves)
-		memset(s->gib_leaf, 0, sizeof(s->gib_leaf));
-	s->n_gib_leaves = 0;
-	s->stats->n[STAT_shadow_flushes]++;
 }
 
-void shadow_free(struct shadow *s)
+/* --- 2 MiB --- */
+
+/* Give the pages of a 2 MiB mapping that hold no code, or those that do, their protection. */
+static void protect_pages(struct shadow *s, struct node *n, unsigned i, const struct carved *c,
+			  bool code, int prot)
 {
-	if (!s)
+	unsigned page;
+
+	for (page = 0; page < SHADOW_ENTRIES; page++)
+		if (shadow_is_carved(c, page) == code)
+			shadow_op(s, (struct pending){.kind = OP_PROTECT,
+						      .prot = prot,
+						      .va = node_va(n, i) + page * PAGE_SIZE,
+						      .len = PAGE_SIZE});
+}
+
+static struct carved *carve(struct shadow *s, gpa_t gpa)
+{
+	const u8 *code = &s->ram->code[gpa >> 12];
+	struct carved *c = calloc(1, sizeof(*c));
+	unsigned page;
+
+	for (page = 0; c && page < SHADOW_ENTRIES; page++) {
+		if (!code[page])
+			continue;
+		c->read_only[page / 64] |= BIT(page % 64);
+		s->carvings += !page || !code[page - 1];
+	}
+	return c;
+}
+
+static void map_large(struct shadow *s, struct node *n, unsigned i, u64 entry, int prot)
+{
+	gpa_t gpa = shadow_frame(entry, 2);
+	gva_t va = node_va(n, i);
+	bool mapped = n->prot[i] && shadow_frame(n->entry[i], 2) == gpa;
+	bool widen = mapped && prot == (n->prot[i] | PROT_WRITE) && prot != n->prot[i];
+	struct carved *c = carve(s, gpa);
+
+	if (!c) {
+		s->failed = true;
 		return;
-	shadow_flush_all(s);
-	free(s->non_global);
-	free(s);
-}
-
-static struct region *region_find(struct shadow *s, gva_t va)
-{
-	u64 key = va >> REGION_SHIFT;
-	struct region *r;
-
-	HASH_FIND(hh, s->regions, &key, sizeof(key), r);
-	return r;
-}
-
-static struct region *region_get(struct shadow *s, gva_t va)
-{
-	struct region *r = region_find(s, va);
-
-	if (!r) {
-		r = calloc(1, sizeof(*r));
-		BUG_ON(!r);
-		r->key = va >> REGION_SHIFT;
-		HASH_ADD(hh, s->regions, key, sizeof(r->key), r);
 	}
-	return r;
-}
-
-static u8 *gib_leaf_bit(struct shadow *s, gva_t va, u8 *bit)
-{
-	u64 i = (va - SHADOW_FIRST) >> GIB_SHIFT;
-
-	*bit = 1u << (i & 7);
-	return &s->gib_leaf[i >> 3];
-}
-
-static void note_gib_leaf(struct shadow *s, gva_t va)
-{
-	u8 bit, *p = gib_leaf_bit(s, va, &bit);
-
-	s->n_gib_leaves += !(*p & bit);
-	*p |= bit;
-}
-
-/* If va may lie in a 1 GiB leaf, drop everything around it. */
-static bool drop_gib_leaf(struct shadow *s, gva_t va)
-{
-	u8 bit, *p = gib_leaf_bit(s, va, &bit);
-	gva_t at = ALIGN_DOWN(va, GIB);
-	unsigned i;
-
-	if (!(*p & bit))
-		return false;
-	*p &= ~bit;
-	s->n_gib_leaves--;
-	for (i = 0; i < GIB >> REGION_SHIFT; i++, at += REGION_SIZE) {
-		struct region *r = region_find(s, at);
-
-		if (r)
-			region_drop(s, r);
+	if (!n->prot[i])
+		shadow_drop(s, n, i); /* the guest has joined pages without telling us yet */
+	shadow_set_leaf(s, n, i, entry, prot, c);
+	report_fill(s, va, gpa, 2 * MIB, entry, prot);
+	if (widen) {
+		protect_pages(s, n, i, c, false, prot);
+		return;
 	}
+	shadow_op(s, (struct pending){.kind = OP_MAP,
+				      .prot = prot,
+				      .va = va,
+				      .len = 2 * MIB,
+				      .offset = ram_offset(s->ram, gpa)});
+	if (prot & PROT_WRITE)
+		protect_pages(s, n, i, c, true, prot & ~PROT_WRITE);
+}
+
+/* One access to a 2 MiB mapping missed. */
+static void fill_large(struct shadow *s, const struct paging *pg, struct node *n, gva_t va,
+		       u64 entry)
+{
+	unsigned i = shadow_index(va, 2), page = shadow_index(va, 1);
+	int prot = shadow_leaf_prot(s, pg, n, entry);
+	bool same = n->prot[i] == prot && shadow_frame(n->entry[i], 2) == shadow_frame(entry, 2);
+
+	/* A page that held code once, in a mapping that is otherwise as it should be. */
+	if (same && (prot & PROT_WRITE) && shadow_is_carved(n->below[i].leaf, page) &&
+	    !is_code(s, shadow_frame(entry, 2) + page * PAGE_SIZE)) {
+		shadow_set_leaf(s, n, i, entry, prot, n->below[i].leaf);
+		shadow_set_carved(s, n, i, page, false);
+		shadow_op(s, (struct pending){.kind = OP_PROTECT,
+					      .prot = prot,
+					      .va = va & PAGE_MASK,
+					      .len = PAGE_SIZE});
+		return;
+	}
+	map_large(s, n, i, entry, prot);
+}
+
+/* --- the way down --- */
+
+/* The node below an entry: a table, or NO_TABLE for the pieces of a leaf. */
+static struct node *below(struct shadow *s, struct node *n, unsigned i, u64 entry, gpa_t table)
+{
+	struct node *b;
+
+	if (node_in_use(n, i) && (n->prot[i] || !shadow_entry_keeps(n, i, entry)))
+		shadow_drop(s, n, i);
+	n->entry[i] = entry;
+	b = n->below[i].node;
+	if (!b)
+		b = shadow_node_new(s, n, i, table);
+	if (!b)
+		return NULL;
+	/* The entry may give more by now than it did. Pieces have its rights in theirs. */
+	b->rights = n->rights & (table == NO_TABLE ? ~0ull : entry);
+	b->nx = n->nx || (table != NO_TABLE && (entry & PTE_NX));
+	return b;
+}
+
+/* The entry that one of its parts would have, were there a table. */
+static u64 piece(u64 entry, unsigned level, gpa_t gpa)
+{
+	entry &= ~PTE_ADDRESS & ~PTE_PS;
+	return entry | (gpa & ~(BIT(shadow_level_shift(level)) - 1)) | (level > 1 ? PTE_PS : 0);
+}
+
+/* Go to the node with the leaf, make what is missing, and map. False: out of memory. */
+static bool descend(struct shadow *s, const struct paging *pg, gva_t va, const struct walk *w)
+{
+	struct node *n = s->root;
+	unsigned k;
+	u64 entry;
+
+	n->table = w->path[0].gpa & PAGE_MASK;
+	for (k = 0; k < w->levels - 1; k++) {
+		entry = w->path[k].val;
+		n = below(s, n, shadow_index(va, n->level), entry, entry & PTE_ADDRESS);
+		if (!n)
+			return false;
+	}
+	entry = w->path[k].val;
+	while (n->level > 2 || (n->level == 2 && !shadow_leaf_ready(s, pg, n, entry))) {
+		n = below(s, n, shadow_index(va, n->level), entry, NO_TABLE);
+		if (!n)
+			return false;
+		entry = piece(entry, n->level, w->gpa);
+	}
+	if (n->level == 2)
+		fill_large(s, pg, n, va, entry);
+	else if (n->table == NO_TABLE)
+		map_page(s, n, shadow_index(va, 1), entry, shadow_leaf_prot(s, pg, n, entry));
+	else
+		map_around(s, pg, n, shadow_index(va, 1), entry);
 	return true;
 }
 
-/* Drop the mapping that holds va; its size, 0: there was none. */
-static u64 drop_at(struct shadow *s, gva_t va)
-{
-	struct region *r = region_find(s, va);
-	unsigned i = va >> 12 & (REGION_PAGES - 1);
-
-	if (!r)
-		return 0;
-	if (r->large || r->cut) {
-		region_drop(s, r);
-		return REGION_SIZE;
-	}
-	if (!r->flags[i])
-		return 0;
-	munmap(host_of(va & PAGE_MASK), PAGE_SIZE);
-	r->flags[i] = 0;
-	r->used--;
-	s->mappings--;
-	return PAGE_SIZE;
-}
-
-void shadow_invlpg(struct shadow *s, gva_t va)
-{
-	u64 size = 0;
-
-	if (va >= SHADOW_FIRST)
-		size = s->n_gib_leaves && drop_gib_leaf(s, va) ? GIB : drop_at(s, va);
-	REPORT(s, .kind = SHADOW_EV_INVLPG, .va = va, .size = size);
-}
-
-void shadow_flush_non_global(struct shadow *s)
-{
-	unsigned i, before = s->mappings;
-
-	for (i = 0; i < s->n_non_global; i++) {
-		struct region *r = region_find(s, s->non_global[i]);
-		u8 flags;
-
-		if (!r)
-			continue;
-		flags = r->flags[r->large ? 0 : s->non_global[i] >> 12 & (REGION_PAGES - 1)];
-		if (flags && !(flags & PAGE_GLOBAL))
-			drop_at(s, s->non_global[i]);
-	}
-	s->n_non_global = 0;
-	REPORT(s, .kind = SHADOW_EV_FLUSH_NON_GLOBAL, .count = before - s->mappings);
-}
-
-static void note_non_global(struct shadow *s, gva_t va)
-{
-	if (s->n_non_global == s->cap_non_global) {
-		s->cap_non_global = MAX(64u, 2 * s->cap_non_global);
-		s->non_global = realloc(s->non_global, s->cap_non_global * sizeof(gva_t));
-		BUG_ON(!s->non_global);
-	}
-	s->non_global[s->n_non_global++] = va;
-}
-
-/* False: the host has no more room for mappings, and now there are none of ours. */
-static bool map(struct shadow *s, gva_t va, gpa_t gpa, u64 len, bool write)
-{
-	void *p = mmap(host_of(va), len, PROT_READ | (write ? PROT_WRITE : 0),
-		       MAP_SHARED | MAP_FIXED, s->ram->fd, ram_offset(s->ram, gpa));
-
-	s->stats->n[STAT_shadow_fills]++;
-	if (p != MAP_FAILED)
-		return true;
-	shadow_flush_all(s);
-	return false;
-}
-
-/* The same. */
-static bool make_read_only(struct shadow *s, gva_t page)
-{
-	REPORT(s, .kind = SHADOW_EV_READ_ONLY, .va = page);
-	if (!mprotect(host_of(page), PAGE_SIZE, PROT_READ))
-		return true;
-	shadow_flush_all(s);
-	return false;
-}
-
-static void map_large(struct shadow *s, gva_t va, gpa_t gpa, u8 flags)
-{
-	struct region *r = region_get(s, va);
-	u64 off;
-
-	if (!r->large) {
-		s->mappings += 1 - r->used;
-		memset(r->flags, 0, sizeof(r->flags));
-		r->used = 0;
-		r->large = true;
-	}
-	r->gpfn[0] = gpa >> 12;
-	r->flags[0] = flags;
-	REPORT(s, .kind = SHADOW_EV_FILL, .va = va, .gpa = gpa, .size = REGION_SIZE,
-	       .write = flags & PAGE_WRITE, .global = flags & PAGE_GLOBAL);
-	if (!map(s, va, gpa, REGION_SIZE, flags & PAGE_WRITE))
-		return;
-	for (off = 0; (flags & PAGE_WRITE) && off < REGION_SIZE; off += PAGE_SIZE)
-		if (s->ram->code[(gpa + off) >> 12] && !make_read_only(s, va + off))
-			return;
-}
-
-static void map_small(struct shadow *s, gva_t va, gpa_t gpa, u8 flags, bool cut)
-{
-	struct region *r = region_get(s, va);
-	unsigned i = va >> 12 & (REGION_PAGES - 1);
-
-	if (r->large) { /* the guest has split a leaf without telling us yet: allowed, drop ours */
-		region_drop(s, r);
-		r = region_get(s, va);
-	}
-	if (!r->flags[i]) {
-		r->used++;
-		s->mappings++;
-	}
-	r->cut |= cut;
-	r->gpfn[i] = gpa >> 12;
-	r->flags[i] = flags;
-	REPORT(s, .kind = SHADOW_EV_FILL, .va = va, .gpa = gpa, .size = PAGE_SIZE,
-	       .write = flags & PAGE_WRITE, .global = flags & PAGE_GLOBAL);
-	map(s, va, gpa, PAGE_SIZE, flags & PAGE_WRITE);
-}
-
-enum shadow_fill shadow_fill(struct shadow *s, const struct paging *pg, gva_t va, bool write)
+enum shadow_fill shadow_fill(struct shadow *s, const struct paging *pg, gva_t va,
+			     enum mmu_access access, u32 *error)
 {
 	struct walk w;
-	gpa_t chunk;
-	bool large, code;
-	u8 flags;
+	unsigned tries;
 
-	if (mmu_walk(s->ram, pg, va, write ? MMU_WRITE : MMU_READ, false, &w))
+	if (va < s->range.first || va > s->range.last)
+		return SHADOW_OUTSIDE;
+	BUG_ON(!(pg->efer & EFER_LMA));
+	shadow_adopt_mode(s, pg);
+	if (mmu_walk(s->ram, pg, va, access, s->range.user, &w)) {
+		shadow_invlpg(s, pg, va);
+		if (error)
+			*error = w.error;
 		return SHADOW_FAULT;
-	if (!ram_contains(s->ram, w.gpa))
-		return SHADOW_IO;
-	code = s->ram->code[w.gpa >> 12];
-	if (write && code)
-		return SHADOW_CODE;
-	if (s->mappings >= MAX_MAPPINGS)
-		shadow_flush_all(s);
-	flags = PAGE_MAPPED | (w.writable ? PAGE_WRITE : 0) | (w.global ? PAGE_GLOBAL : 0);
-	chunk = w.gpa - (va & (REGION_SIZE - 1));
-	large = w.shift >= REGION_SHIFT && ram_ptr(s->ram, chunk, REGION_SIZE);
-	if (!w.global)
-		note_non_global(s, va);
-	if (w.shift == GIB_SHIFT)
-		note_gib_leaf(s, va);
-	if (large)
-		map_large(s, va & ~(REGION_SIZE - 1), chunk, flags);
-	else
-		map_small(s, va & PAGE_MASK, w.gpa & PAGE_MASK, code ? flags & ~PAGE_WRITE : flags,
-			  w.shift >= REGION_SHIFT);
-	return SHADOW_MAPPED;
-}
-
-void shadow_revoke_write(struct shadow *s, gpa_t page)
-{
-	u32 gpfn = page >> 12;
-	struct region *r, *tmp;
-	unsigned i;
-
-	HASH_ITER(hh, s->regions, r, tmp)
-	{
-		gva_t va = r->key << REGION_SHIFT;
-
-		if (r->large) {
-			if ((r->flags[0] & PAGE_WRITE) && gpfn - r->gpfn[0] < REGION_PAGES)
-				if (!make_read_only(s, va + (u64)(gpfn - r->gpfn[0]) * PAGE_SIZE))
-					return;
-			continue;
-		}
-		for (i = 0; r->used && i < REGION_PAGES; i++)
-			if ((r->flags[i] & PAGE_WRITE) && r->gpfn[i] == gpfn) {
-				r->flags[i] &= ~PAGE_WRITE;
-				if (!make_read_only(s, va + i * PAGE_SIZE))
-					return;
-			}
 	}
+	if (!ram_contains(s->ram, w.gpa)) {
+		shadow_invlpg(s, pg, va);
+		return SHADOW_IO;
+	}
+	if (access == MMU_WRITE && is_code(s, w.gpa))
+		return SHADOW_CODE;
+	for (tries = 0; tries < 2; tries++) {
+		s->failed = !descend(s, pg, va, &w) || s->failed;
+		if (shadow_settle(s))
+			return SHADOW_MAPPED;
+	}
+	return SHADOW_FAILED;
 }

@@ -1,20 +1,22 @@
 /*
- * The shadow of the guest's kernel half: host page tables, steered with mmap, that let translated
- * code reach guest memory at host = guest + SHADOW_BIAS without a check.
+ * A shadow: host page tables, steered with mmap, that hold what a processor's TLB could hold for
+ * one part of the guest's linear address space. One shadow serves the kernel half, in the monitor's
+ * own process at host = guest + SHADOW_BIAS; one for each user space serves that space's lower
+ * half, in another process. Where the mappings go is up to struct shadow_ops.
  *
- * It is a TLB, not a copy of the guest's tables: filled on faults by walking, and emptied when the
- * guest invalidates (INVLPG, CR3, CR4). A mapping is writable only if the guest's entry is writable
- * and dirty and the page holds no translated or decoded code. Large leaves are mapped 2 MiB at a
- * time. SDM vol. 3, 4.10.
+ * Like a TLB it is filled by walking the guest's tables when an access misses, and need not notice
+ * that they change. When the guest invalidates, what is mapped is compared with the tables and kept
+ * where they still say the same. The rules stand at the head of shadow.c. 4-level paging only.
+ *
+ * Nothing here locks: a shadow, the RAM's counts of writable mappings and whoever marks code belong
+ * to one thread. shadow_fill may run in a signal handler that interrupted generated code.
  */
 #ifndef RINGSHIFT_SHADOW_H
 #define RINGSHIFT_SHADOW_H
 
 #include "base.h"
+#include "mmu.h"
 #include "ram.h"
-
-struct paging;
-struct shadow;
 
 /* host = guest + bias, modulo 2^64: 2^47 - 1 GiB, so that 0xffff_8000_0000_0000 + bias + 1 GiB is
  * 0. */
@@ -22,24 +24,65 @@ struct shadow;
 /* Guest addresses whose host address lies above lowland: nothing but the shadow is mapped there. */
 #define SHADOW_FIRST 0xffff880000000000ull
 
-/* NULL if out of memory. Both are borrowed. */
-struct shadow *shadow_new(struct ram *ram, struct stats *stats);
+/*
+ * What a shadow does to its address space. va and len are multiples of the page size, prot is that
+ * of mmap. map replaces what is mapped there; unmap may name a range with holes. 0, or a negative
+ * errno (-ENOMEM: no more mappings), whatever has become of the range by then: all that was ever
+ * mapped is then unmapped in one call. That must succeed: a backend whose process is gone reports
+ * success.
+ */
+struct shadow_ops {
+	int (*map)(void *opaque, gva_t va, u64 len, int prot, u64 ram_offset);
+	int (*protect)(void *opaque, gva_t va, u64 len, int prot);
+	int (*unmap)(void *opaque, gva_t va, u64 len);
+};
+/* In this process, at va + SHADOW_BIAS. opaque: the struct ram. */
+extern const struct shadow_ops shadow_host_ops;
+
+struct shadow_range {
+	gva_t first, last; /* its first and last byte; whole pages, within one half */
+	bool user;         /* for CPL 3 accesses, fetches among them; false: for CPL 0 data */
+};
+extern const struct shadow_range shadow_kernel_half;
+
+/* NULL if out of memory. All but range are borrowed. */
+struct shadow *shadow_new(struct ram *ram, struct stats *stats, const struct shadow_range *range,
+			  const struct shadow_ops *ops, void *opaque);
 void shadow_free(struct shadow *s);
 
 enum shadow_fill {
-	SHADOW_MAPPED, /* try the access again */
-	SHADOW_FAULT,  /* the guest's tables do not allow it */
-	SHADOW_IO,     /* not RAM */
-	SHADOW_CODE,   /* a write to a page that holds code */
+	SHADOW_MAPPED,  /* try the access again */
+	SHADOW_FAULT,   /* the guest's tables do not allow it: *error is the #PF error code */
+	SHADOW_IO,      /* not RAM */
+	SHADOW_CODE,    /* a write to a page that is marked as code */
+	SHADOW_OUTSIDE, /* not in this shadow's range */
+	SHADOW_FAILED,  /* the host refuses, although nothing else is mapped any more */
 };
-/* A supervisor data access to va missed. Sets A and D as the access demands. */
-enum shadow_fill shadow_fill(struct shadow *s, const struct paging *pg, gva_t va, bool write);
+/* An access to va missed. Sets A and D as it demands. error: may be NULL. */
+enum shadow_fill shadow_fill(struct shadow *s, const struct paging *pg, gva_t va,
+			     enum mmu_access access, u32 *error);
+
+/* INVLPG, or a page fault at va. pg: as of now. */
+void shadow_invlpg(struct shadow *s, const struct paging *pg, gva_t va);
+/*
+ * CR3 was loaded: pg is the new state. For a user space also whenever it is entered after another
+ * CR3 was in force, since what was invalidated in between did not reach it; therefore all of it is
+ * compared, in the kernel half only what is not global.
+ */
+void shadow_revalidate(struct shadow *s, const struct paging *pg);
+/* CR4.PGE changed: global mappings, too. */
+void shadow_revalidate_all(struct shadow *s, const struct paging *pg);
+/* Any other change of the paging mode. */
+void shadow_flush_all(struct shadow *s);
+/* A guest-physical page has been marked as code: no mapping of it may be writable any more. Call it
+ * for every shadow there is; cheap for those that come after the last writable mapping. */
+void shadow_revoke_write(struct shadow *s, gpa_t page);
 
 /* What happens to mappings, for logs. */
 enum shadow_event_kind {
 	SHADOW_EV_FILL,   /* va, gpa, size, write, global */
-	SHADOW_EV_INVLPG, /* va, size: of what was dropped, 0 if nothing was mapped */
-	SHADOW_EV_FLUSH_NON_GLOBAL,
+	SHADOW_EV_INVLPG, /* va, count: mappings dropped */
+	SHADOW_EV_REVALIDATE,
 	SHADOW_EV_FLUSH_ALL, /* count: mappings dropped, here and in the one above */
 	SHADOW_EV_READ_ONLY, /* va: holds code, in a mapping that is writable otherwise */
 };
@@ -54,11 +97,5 @@ struct shadow_event {
 /* fn: NULL for none. */
 void shadow_watch(struct shadow *s, void (*fn)(void *opaque, const struct shadow_event *ev),
 		  void *opaque);
-
-void shadow_invlpg(struct shadow *s, gva_t va);
-void shadow_flush_non_global(struct shadow *s);
-void shadow_flush_all(struct shadow *s);
-/* A guest-physical page has been marked as code: no mapping of it may be writable any more. */
-void shadow_revoke_write(struct shadow *s, gpa_t page);
 
 #endif

@@ -70,7 +70,7 @@ void mmu_init(struct mmu *m, struct ram *ram, struct stats *stats, unsigned maxp
 	m->pg.maxphyaddr = maxphyaddr;
 }
 
-void mmu_flush_all(struct mmu *m)
+static void flush_tlb(struct mmu *m)
 {
 	unsigned i;
 
@@ -83,8 +83,15 @@ void mmu_flush_all(struct mmu *m)
 	}
 	m->n_filled = 0;
 	forget_large(m);
+}
+
+void mmu_flush_all(struct mmu *m)
+{
+	flush_tlb(m);
 	if (m->shadow)
 		shadow_flush_all(m->shadow);
+	if (m->follower)
+		m->follower->flush(m->follower->opaque, true);
 }
 
 void mmu_flush_non_global(struct mmu *m)
@@ -107,7 +114,9 @@ void mmu_flush_non_global(struct mmu *m)
 	}
 	m->n_filled = kept;
 	if (m->shadow)
-		shadow_flush_non_global(m->shadow);
+		shadow_revalidate(m->shadow, &m->pg);
+	if (m->follower)
+		m->follower->flush(m->follower->opaque, false);
 }
 
 /* Drop what one 4 KiB page has in its slots. */
@@ -144,7 +153,9 @@ void mmu_invlpg(struct mmu *m, gva_t va)
 	if (va >= m->large_start && va <= m->large_last)
 		drop_large(m, va);
 	if (m->shadow)
-		shadow_invlpg(m->shadow, va);
+		shadow_invlpg(m->shadow, &m->pg, va);
+	if (m->follower)
+		m->follower->invlpg(m->follower->opaque, va);
 }
 
 void mmu_revoke_write(struct mmu *m, gpa_t page)
@@ -160,6 +171,8 @@ void mmu_revoke_write(struct mmu *m, gpa_t page)
 	}
 	if (m->shadow)
 		shadow_revoke_write(m->shadow, page);
+	if (m->follower)
+		m->follower->revoke_write(m->follower->opaque, page);
 }
 
 void mmu_set_paging(struct mmu *m, const struct paging *pg)
@@ -172,11 +185,18 @@ void mmu_set_paging(struct mmu *m, const struct paging *pg)
 	/* PE does not matter to translation. WP, SMEP and NXE must be here even where the manual
 	 * lets a processor keep entries: ours hold the verdict, not the bits it was made from. */
 	if ((cr0 & (CR0_PG | CR0_WP)) || (efer & (EFER_LMA | EFER_NXE)) ||
-	    (cr4 & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP)) ||
-	    old.maxphyaddr != pg->maxphyaddr)
+	    (cr4 & (CR4_PSE | CR4_PAE | CR4_PCIDE | CR4_SMEP | CR4_SMAP)) ||
+	    old.maxphyaddr != pg->maxphyaddr) {
 		mmu_flush_all(m);
-	else if (old.cr3 != pg->cr3 || (pae && memcmp(old.pdpte, pg->pdpte, sizeof(old.pdpte))))
+	} else if (cr4 & CR4_PGE) {
+		flush_tlb(m);
+		if (m->shadow)
+			shadow_revalidate_all(m->shadow, pg);
+		if (m->follower)
+			m->follower->flush(m->follower->opaque, false);
+	} else if (old.cr3 != pg->cr3 || (pae && memcmp(old.pdpte, pg->pdpte, sizeof(old.pdpte)))) {
 		mmu_flush_non_global(m);
+	}
 }
 
 /* Ready the slot of a page for tags that say `addend` and `flags`. */
@@ -232,6 +252,8 @@ enum mmu_kind mmu_translate(struct mmu *m, gva_t va, enum mmu_access access, boo
 	if (mmu_walk(m->ram, &m->pg, va, access, user, &w)) {
 		/* A page fault invalidates what is cached for its address (4.10.4.1). */
 		drop_page(m, va);
+		if (m->shadow)
+			shadow_invlpg(m->shadow, &m->pg, va);
 		out->error = w.error;
 		return MMU_FAULT;
 	}

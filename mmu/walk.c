@@ -15,17 +15,12 @@
  * 4-level address is canonical is the caller's business; bits 48 to 63 are not looked at.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "mmu.h"
 
-/* An entry the walk went through, to be marked accessed. */
-struct used_entry {
-	gpa_t gpa;
-	u64 val;
-};
-
 struct descent {
-	struct used_entry used[4];
+	struct walk_entry used[4];
 	unsigned n;
 	unsigned entry_size; /* 4 or 8 bytes */
 	u64 rights;          /* PTE_W and PTE_U as they hold at every level */
@@ -61,7 +56,7 @@ static u64 visit(struct ram *ram, struct descent *d, gpa_t gpa)
 {
 	u64 e = read_entry(ram, gpa, d->entry_size);
 
-	d->used[d->n++] = (struct used_entry){.gpa = gpa, .val = e};
+	d->used[d->n++] = (struct walk_entry){.gpa = gpa, .val = e};
 	d->rights &= e;
 	return e;
 }
@@ -190,7 +185,7 @@ static u32 error_base(const struct paging *pg, enum mmu_access access, bool user
 	return error;
 }
 
-static bool update_entry(struct ram *ram, const struct used_entry *u, unsigned size, u64 set)
+static bool update_entry(struct ram *ram, const struct walk_entry *u, unsigned size, u64 set)
 {
 	void *p = ram_ptr(ram, u->gpa, size);
 	u32 old32 = (u32)u->val;
@@ -222,6 +217,7 @@ static bool commit(struct ram *ram, struct descent *d, bool write)
 			continue;
 		if (!update_entry(ram, &d->used[i], d->entry_size, set))
 			return false;
+		d->used[i].val |= set;
 		if (leaf)
 			d->leaf |= set;
 	}
@@ -237,6 +233,8 @@ static void report(const struct paging *pg, const struct descent *d, bool user, 
 	w->nx = d->nx;
 	w->global = (d->leaf & PTE_G) && (pg->cr4 & CR4_PGE);
 	w->error = 0;
+	memcpy(w->path, d->used, sizeof(w->path));
+	w->levels = d->n;
 }
 
 static int walk(struct ram *ram, const struct paging *pg, gva_t va, enum mmu_access access,
@@ -278,6 +276,11 @@ int mmu_probe(struct ram *ram, const struct paging *pg, gva_t va, enum mmu_acces
 	      struct walk *w)
 {
 	return walk(ram, pg, va, access, user, false, w);
+}
+
+u64 mmu_reserved_bits(const struct paging *pg, unsigned level, u64 entry)
+{
+	return reserved_wide(pg, true, level, entry);
 }
 
 int mmu_load_pdptes(struct ram *ram, u64 cr3, unsigned maxphyaddr, u64 out[4])

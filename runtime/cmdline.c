@@ -30,6 +30,8 @@ struct parser {
 	char *err;
 	size_t err_size;
 	bool nographic, nodefaults;
+	const char *max_insns; /* the option as typed, if given */
+	const char *bt_aid;    /* as typed: the last option that is about translation only */
 };
 
 /* Fail with "-opt: message". */
@@ -230,9 +232,9 @@ static int check_accel(struct parser *p, const struct item *it)
 	}
 	for (size_t i = 0; i < ARRAY_LEN(absent); i++)
 		if (item_is(it, absent[i]))
-			return fail(p, "'%s' is not in this version, only 'step' and 'bt'",
+			return fail(p, "'%s' is not in this version, only 'bt' and 'step'",
 				    absent[i]);
-	return fail(p, "no engine is called '%.*s'; 'step' and 'bt' are", it->len, it->text);
+	return fail(p, "no engine is called '%.*s'; 'bt' and 'step' are", it->len, it->text);
 }
 
 static int opt_accel(struct parser *p, const char *arg)
@@ -250,6 +252,15 @@ static int opt_accel(struct parser *p, const char *arg)
 		if (ret)
 			return ret;
 	}
+	return 0;
+}
+
+static int opt_ring3(struct parser *p, const char *arg)
+{
+	if (strcmp(arg, "native") && strcmp(arg, "step"))
+		return fail(p, "'%s' is neither 'native' nor 'step'", arg);
+	p->cfg->ring3 = strcmp(arg, "step") ? RING3_NATIVE : RING3_STEP;
+	p->bt_aid = p->opt;
 	return 0;
 }
 
@@ -515,6 +526,7 @@ static int opt_max_insns(struct parser *p, const char *arg)
 {
 	struct item it = {arg, (int)strnlen(arg, 64)};
 
+	p->max_insns = p->opt;
 	if (!parse_number(&it, &p->cfg->max_insns))
 		return fail(p, "'%s' is not a number", arg);
 	return 0;
@@ -542,6 +554,7 @@ static int opt_stats(struct parser *p, const char *arg)
 
 static int opt_check_lockstep(struct parser *p, const char *arg)
 {
+	p->bt_aid = p->opt;
 	p->cfg->bt.lockstep = 100;
 	return arg ? parse_count(p, arg, &p->cfg->bt.lockstep) : 0;
 }
@@ -549,6 +562,7 @@ static int opt_check_lockstep(struct parser *p, const char *arg)
 static int opt_check_recovery(struct parser *p, const char *arg)
 {
 	(void)arg;
+	p->bt_aid = p->opt;
 	p->cfg->bt.check_recovery = true;
 	return 0;
 }
@@ -557,6 +571,7 @@ static int opt_bt_cache(struct parser *p, const char *arg)
 {
 	struct item it = {arg, (int)strnlen(arg, 64)};
 
+	p->bt_aid = p->opt;
 	if (!parse_size(&it, &p->cfg->bt.cache_size))
 		return fail(p, "'%s' is not a size", arg);
 	if (p->cfg->bt.cache_size < BT_CACHE_MIN)
@@ -567,6 +582,7 @@ static int opt_bt_cache(struct parser *p, const char *arg)
 static int opt_bt_one_insn(struct parser *p, const char *arg)
 {
 	(void)arg;
+	p->bt_aid = p->opt;
 	p->cfg->bt.one_insn = true;
 	return 0;
 }
@@ -574,12 +590,14 @@ static int opt_bt_one_insn(struct parser *p, const char *arg)
 static int opt_bt_no_chain(struct parser *p, const char *arg)
 {
 	(void)arg;
+	p->bt_aid = p->opt;
 	p->cfg->bt.no_chain = true;
 	return 0;
 }
 
 static int opt_bt_flush_every(struct parser *p, const char *arg)
 {
+	p->bt_aid = p->opt;
 	return parse_count(p, arg, &p->cfg->bt.flush_every);
 }
 
@@ -655,6 +673,24 @@ static int parse_option(struct parser *p, char *const *argv, int *used)
 	return o->parse(p, value);
 }
 
+/* Options that go with one engine choose it if nobody has, and are refused with the other. */
+static int choose_engine(struct parser *p)
+{
+	enum accel *accel = &p->cfg->accel;
+
+	if (p->bt_aid && *accel == ACCEL_BEST)
+		*accel = ACCEL_BT;
+	if (p->max_insns && *accel == ACCEL_BEST)
+		*accel = ACCEL_STEP;
+	p->opt = p->bt_aid;
+	if (p->bt_aid && *accel != ACCEL_BT)
+		return fail(p, "needs -accel bt");
+	p->opt = p->max_insns;
+	if (p->max_insns && *accel != ACCEL_STEP)
+		return fail(p, "needs -accel step: translated code does not count instructions");
+	return 0;
+}
+
 static int finish(struct parser *p)
 {
 	struct config *cfg = p->cfg;
@@ -668,7 +704,7 @@ static int finish(struct parser *p)
 		cfg->serial_count = 1;
 		cfg->serial[0].kind = p->nographic ? CHAR_MON_STDIO : CHAR_STDIO;
 	}
-	return 0;
+	return choose_engine(p);
 }
 
 int cmdline_parse(struct config *cfg, int argc, char *const *argv, char *err, size_t err_size)

@@ -23,7 +23,16 @@ struct char_spec {
 };
 
 enum cpu_model { CPU_HOST, CPU_MAX, CPU_QEMU64 };
-enum accel { ACCEL_STEP, ACCEL_BT };
+enum accel {
+	ACCEL_BEST, /* nobody asked: bt, or step where the host cannot */
+	ACCEL_STEP,
+	ACCEL_BT,
+};
+enum ring3 {
+	RING3_BEST, /* nobody asked: native, or stepped where the host cannot */
+	RING3_NATIVE,
+	RING3_STEP,
+};
 enum boot_entry { BOOT_DIRECT, BOOT_STUB };
 enum stats_format { STATS_NONE, STATS_TEXT, STATS_JSON };
 
@@ -39,6 +48,7 @@ struct config {
 	enum boot_entry boot;
 	u64 ram_size; /* bytes, a multiple of 4 KiB */
 	enum accel accel;
+	enum ring3 ring3;
 	enum cpu_model cpu;
 	bool acpi;
 	bool no_reboot;

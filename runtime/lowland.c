@@ -246,6 +246,8 @@ static const char *area_role(u64 a)
 		return "NOT IN LOWLAND";
 	if (a >= LOWLAND_RAM)
 		return a < LOWLAND_RAM_END ? "guest RAM" : "other";
+	if (a >= LOWLAND_SPACES)
+		return "spaces";
 	if (a >= LOWLAND_THREADS)
 		return "thread stacks";
 	if (a >= LOWLAND_STACK)

@@ -34,6 +34,9 @@
 #define LOWLAND_THREAD_SIZE  0x100000ull
 #define LOWLAND_THREAD_SLOTS 64
 
+/* The monitor's view of what it shares with user spaces (space_layout.h). */
+#define LOWLAND_SPACES 0x3000000000ull
+
 /* Guest RAM is one window: host = LOWLAND_RAM + guest-physical. */
 #define LOWLAND_RAM     0x10000000000ull
 #define LOWLAND_RAM_END 0x70000000000ull

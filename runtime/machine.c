@@ -50,6 +50,7 @@ static void on_kick(struct cpu *c)
 
 	atomic_store_explicit(&vm->armed, 0, memory_order_relaxed);
 	atomic_store_explicit(&c->attention, 1, memory_order_release);
+	user_kick(vm->user);
 }
 
 /*
@@ -337,6 +338,20 @@ static u64 wall_at_zero(void *opaque)
 	return ts.tv_sec * NS_PER_SEC + ts.tv_nsec - vm_now(opaque);
 }
 
+static bool run_user(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	return vm->user && user_run(vm->user);
+}
+
+static void fetch_vec(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	user_fetch_vec(vm->user);
+}
+
 static const struct cpu_ops cpu_ops = {
     .port_read = port_read,
     .port_write = port_write,
@@ -352,6 +367,8 @@ static const struct cpu_ops cpu_ops = {
     .tsc = vm_tsc,
     .host_tsc = true,
     .fpu_error = fpu_error,
+    .run_user = run_user,
+    .fetch_vec = fetch_vec,
 };
 
 /* --- building --- */
@@ -443,6 +460,61 @@ static int register_chips(struct vm *vm)
 	return rc ? rc : bus_add(&vm->bus, &fpu_error_range, 1, vm);
 }
 
+/* What keeps this process from translating, or NULL. */
+static const char *no_translator(void)
+{
+	if (!lowland_active())
+		return "this build of ringshift does not live in lowland";
+	if (!bt_host_can())
+		return "the host lets no program write FS and GS bases (FSGSBASE)";
+	return NULL;
+}
+
+static int init_translator(struct vm *vm, char *err, size_t errlen)
+{
+	const char *why = no_translator();
+	int rc;
+
+	if (why && vm->cfg->accel == ACCEL_BEST) {
+		fprintf(stderr, "ringshift: note: -accel step, which is slow: %s\n", why);
+		return 0;
+	}
+	rc = why ? -ENOTSUP : bt_init(vm->cpu, (void *)LOWLAND_TRANSLATIONS);
+	if (!rc)
+		rc = bt_configure(vm->cpu, &vm->cfg->bt);
+	if (rc)
+		snprintf(err, errlen, "-accel bt: %s", why ? why : strerror(-rc));
+	return rc;
+}
+
+/* User code finds the host's CPUID: a guest kernel that has been shown less would not save all the
+ * vector state its programs use. */
+static int init_spaces(struct vm *vm, char *err, size_t errlen)
+{
+	if (vm->cfg->cpu != CPU_QEMU64)
+		return user_init(&vm->user, vm->cpu, err, errlen);
+	snprintf(err, errlen, "-cpu qemu64 has less than the programs on it would find");
+	return -ENOTSUP;
+}
+
+static int init_ring3(struct vm *vm, char *err, size_t errlen)
+{
+	char why[256];
+	int rc;
+
+	if (!vm->cpu->translator || vm->cfg->ring3 == RING3_STEP)
+		return 0;
+	rc = init_spaces(vm, why, sizeof(why));
+	if (!rc)
+		return 0;
+	if (vm->cfg->ring3 == RING3_BEST) {
+		fprintf(stderr, "ringshift: note: -ring3 step, which is slow: %s\n", why);
+		return 0;
+	}
+	snprintf(err, errlen, "-ring3 native: %s", why);
+	return rc;
+}
+
 static int init_cpu(struct vm *vm, char *err, size_t errlen)
 {
 	const struct cpuid_host host = cpuid_host_real();
@@ -467,17 +539,10 @@ static int init_cpu(struct vm *vm, char *err, size_t errlen)
 	rc = engine_init(c, lowland_at(LOWLAND_CODE));
 	if (rc)
 		snprintf(err, errlen, "cannot start the engine: %s", strerror(-rc));
-	if (rc || vm->cfg->accel != ACCEL_BT)
+	if (rc || vm->cfg->accel == ACCEL_STEP)
 		return rc;
-	rc = bt_init(c, (void *)LOWLAND_TRANSLATIONS);
-	if (!rc)
-		rc = bt_configure(c, &vm->cfg->bt);
-	if (rc)
-		snprintf(err, errlen, "-accel bt: %s",
-			 rc == -ENOTSUP
-			     ? "the host lets no program write FS and GS bases (FSGSBASE)"
-			     : strerror(-rc));
-	return rc;
+	rc = init_translator(vm, err, errlen);
+	return rc ? rc : init_ring3(vm, err, errlen);
 }
 
 static int init_log(struct vm *vm, char *err, size_t errlen)
@@ -563,6 +628,7 @@ void vm_destroy(struct vm *vm)
 		timer_delete(vm->host_timer);
 	if (vm->console)
 		console_destroy(vm->console);
+	user_free(vm->user);
 	if (vm->cpu)
 		bt_free(vm->cpu), engine_free(vm->cpu);
 	symbols_free(vm->symbols);

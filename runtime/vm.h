@@ -26,6 +26,7 @@
 #include "pvclock.h"
 #include "ram.h"
 #include "timer.h"
+#include "user.h"
 
 /* What the guest, or the user, asked for; looked at between instructions. */
 enum vm_stop { VM_RUNS, VM_POWER_OFF, VM_RESET, VM_EXIT_STATUS };
@@ -51,6 +52,7 @@ struct vm {
 	struct console *console;
 	gpa_t rsdp; /* 0: no ACPI */
 
+	struct user *user; /* NULL: ring 3 is stepped */
 	struct cpuid_model cpuid;
 	struct msr_state msrs;
 	struct pvclock clock;

@@ -28,12 +28,13 @@ from images import EXIT, PT_LOAD, PT_NOTE, STATUS
 
 OK, ERROR, USAGE, TRIPLE_FAULT, UNSUPPORTED, LIMIT = 0, 1, 2, 4, 6, 8
 # How a guest that does nonsense may end: on its own, by triple fault, by what the engine lacks, by
-# --max-insns, by something it writes to isa-debug-exit; or it halts for ever, and SIGTERM ends it.
+# --max-insns, by something it writes to isa-debug-exit; or it halts for ever (under the translator,
+# which counts nothing: or goes on for ever), and SIGTERM ends it.
 ORDERLY = {OK, TRIPLE_FAULT, UNSUPPORTED, LIMIT, *range(1, 256, 2)}
 HALTED = "halted"
 
 TIME_LIMIT = 60  # seconds, on a busy machine, under a sanitizer; usual are 0.03
-GUEST = ["-nodefaults", "-display", "none", "-no-reboot", *EXIT, "--max-insns", "1000000"]
+GUEST = ["-nodefaults", "-display", "none", "-no-reboot", *EXIT]
 NOBODY = 65534
 
 
@@ -59,7 +60,10 @@ class Suite:
         self.ringshift = os.path.abspath(args.ringshift)
         self.guests = args.guests
         self.sanitized = args.sanitized
+        self.counts = args.accel == "step"  # the engine that knows --max-insns
         self.guest = ["-accel", args.accel, *GUEST]
+        if self.counts:
+            self.guest += ["--max-insns", "1000000"]
         self.scratch = scratch
         self.random = random.Random(args.seed)
         self.files = self.checks = self.failures = 0
@@ -88,7 +92,10 @@ class Suite:
             return process.returncode, out, err and self.without_notes(err)
 
     def run_or_halt(self, options, **how):
-        """As run(); the status is HALTED if it slept until it was told to end, and then did."""
+        """As run(); the status is HALTED if it slept until it was told to end, and then did.
+
+        An engine that does not count instructions may also be busy until it is told.
+        """
         with tempfile.TemporaryFile() as err, subprocess.Popen(
                 [self.ringshift, *options], start_new_session=True, stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, stderr=err, **how) as process:
@@ -98,7 +105,7 @@ class Suite:
                     process.wait(1)
                     break
                 except subprocess.TimeoutExpired:
-                    if is_asleep(process.pid):
+                    if is_asleep(process.pid) or not self.counts:
                         status = HALTED
                         process.terminate()
             if process.poll() is None:
@@ -159,7 +166,8 @@ class Suite:
 
     def survives(self, name, options, insns=20000, **how):
         """Refused or run, in an orderly way."""
-        options = [*options, "--max-insns", str(insns)]
+        if self.counts:
+            options = [*options, "--max-insns", str(insns)]
         result = self.run_or_halt(options, **how)
         if result[0] == HALTED:
             result = (OK, *result[1:])
@@ -207,6 +215,25 @@ def good(s):
     for name, data in good_images():
         s.image_runs(name, data)
         s.image_runs(f"{name} with an initrd", data, "-initrd", s.file(b"anything", "initrd"))
+
+
+@group
+def engines(s):
+    """Nobody asks for an engine: the best there is, and a notice if that is not the translator."""
+    path = s.file(images.bzimage())
+    options = ["-kernel", path, *GUEST]
+    if s.sanitized:
+        result = s.run(options)
+        note = result[2].decode(errors="replace")
+        s.judge("no translator", options, result, {STATUS}, None if
+                note.startswith("ringshift: note: -accel step") and note.count("\n") == 1 else
+                "not exactly one notice")
+        s.refused("-accel bt", [*options, "-accel", "bt"], "-accel bt: this build")
+        s.refused("translator's option", [*options, "-bt-no-chain"], "-accel bt: this build")
+    else:
+        s.runs("default", options)
+        s.runs("-accel bt", [*options, "-accel", "bt"])
+    s.runs("-accel step", [*options, "-accel", "step"])
 
 
 # --- the command line ---
@@ -257,7 +284,7 @@ def options(s):
     usage("-m", "-kernel", kernel, "-m", "9" * 100000)
     # With everything it takes, it runs.
     s.runs("options in order", ["--kernel", kernel, "-m", "size=64M", "-smp", "cpus=1", "-accel",
-                                "step", "-cpu", "max", "-M", "microvm,accel=step", "-nographic",
+                                "bt", "-cpu", "max", "-M", "microvm,accel=step", "-nographic",
                                 "-vga", "none", "-net", "none", *EXIT])
 
 

@@ -31,6 +31,11 @@ help_prints() {
 	"$ringshift" -help | grep -q -- '^  -kernel FILE'
 }
 
+help_names_the_default() {
+	"$ringshift" -help | grep -A 1 -- '^  -accel' | grep -q 'bt: .*(default' &&
+		"$ringshift" -help | grep -A 1 -- '^  -max-insns' | grep -q 'implies -accel step'
+}
+
 full() {
 	"$ringshift" "$@" >/dev/full
 }
@@ -45,6 +50,7 @@ all_closed() {
 
 expect '-version' 0 '^$' version_prints
 expect '-help' 0 '^$' help_prints
+expect '-help names the default engine' 0 '^$' help_names_the_default
 expect '-version with stdin closed' 0 '^$' "$ringshift" -version <&-
 expect '-version to a full disk' 1 '^ringshift: cannot write to standard output: No space' full -version
 expect '-help to a closed descriptor' 1 '^ringshift: cannot write to standard output' closed_output -help
@@ -53,6 +59,10 @@ expect 'no arguments' 2 '^ringshift: nothing to boot' "$ringshift"
 expect 'unknown option' 2 '^ringshift: -frob: unknown option' "$ringshift" -frob
 expect 'bad size' 2 "^ringshift: -m: '12Q' is not a size\$" "$ringshift" -m 12Q
 expect 'kvm' 2 "^ringshift: -accel: 'kvm' is not in this version" "$ringshift" -accel kvm -kernel x
+expect '--max-insns under bt' 2 '^ringshift: --max-insns: needs -accel step: translated code' \
+	"$ringshift" -kernel x -accel bt --max-insns 9
+expect 'translator options under step' 2 '^ringshift: -bt-no-chain: needs -accel bt$' \
+	"$ringshift" -kernel x -accel step -bt-no-chain
 expect 'a bad symbol file' 1 '^ringshift: --symbols: /dev/null: holds no symbols$' \
 	"$ringshift" -kernel x --symbols /dev/null
 expect 'an unknown option does not print help' 2 '^ringshift: ' "$ringshift" --kernle x

@@ -6,10 +6,10 @@
  * A sequence is made of items: random ALU encodings with operands in every addressing form a kernel
  * uses (registers, RSP, RIP, GS, absolute), pushes and pops, arithmetic on RSP, frames, forward
  * branches, calls direct and indirect, returns, flag stores and loads, IRET to the same ring,
- * SWAPGS, strings, and writes to the sequence's own code, through the address it runs at or an
- * alias. It may be a loop. Data addresses come near a read-only and an absent page, so some
- * sequences end in a fault; the handlers halt. A timer kicks the translator meanwhile, which must
- * not show.
+ * SWAPGS, strings, vector and x87 instructions, and writes to the sequence's own code, through the
+ * address it runs at or an alias. It may be a loop. Data addresses come near a read-only and an
+ * absent page, so some sequences end in a fault; the handlers halt. A timer kicks the translator
+ * meanwhile, which must not show.
  *
  * Linked like ringshift itself: the guest's kernel half takes the process's address space.
  *
@@ -23,10 +23,12 @@
 #include <unistd.h>
 
 #include "bt_run.h"
+#include "bt_vector.h"
 #include "lowland.h"
 #include "op.h"
 #include "step.h"
 #include "thunk_fault.h"
+#include "translate.h"
 
 #define RAM_SIZE  (16 * MIB)
 #define PT_GPA    0x10000ull
@@ -66,10 +68,7 @@ struct soak {
 
 static u64 rnd(struct soak *s)
 {
-	s->rng ^= s->rng << 13;
-	s->rng ^= s->rng >> 7;
-	s->rng ^= s->rng << 17;
-	return s->rng;
+	return soak_rnd(&s->rng);
 }
 
 /* --- the machines --- */
@@ -227,14 +226,6 @@ static void imm32(struct soak *s, u64 v)
 {
 	bytes(s, &v, 4);
 }
-
-struct form { /* of a memory operand */
-	bool gs, x, b;
-	u8 mod_rm, sib;
-	bool has_sib;
-	unsigned disp_size;
-	s32 disp;
-};
 
 static struct form random_form(struct soak *s)
 {
@@ -514,16 +505,39 @@ static void call_item(struct soak *s, u64 start)
 	}
 }
 
+/* Several in a row, so that state is loaded once. RIP-relative operands are given their address
+ * here. */
+static void vector_item(struct soak *s, u64 start)
+{
+	unsigned n = 1 + (rnd(s) & 3), len;
+	u64 target = DATA_AT + (rnd(s) & 0x1fc0);
+	u8 code[16];
+
+	while (n--) {
+		do {
+			struct form f = random_form(s);
+
+			len = vector_insn(&s->rng, s->dec, &f, KEPT, code);
+		} while (!len);
+		vector_aim(s->dec, code, start + s->len, target);
+		bytes(s, code, len);
+	}
+}
+
 static void string_item(struct soak *s)
 {
-	static const u8 op[] = {0xa4, 0xa5, 0xaa, 0xab, 0xac, 0xae, 0xa6};
+	static const u8 op[] = {0xa4, 0xa5, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf, 0xa6, 0xa7};
 	u64 r = rnd(s);
 
-	BYTES(s, 0x48, 0x8d, 0x7b, r >> 8);                       /* lea rdi, [rbx+x] */
-	BYTES(s, 0x48, 0x8d, 0x73, r >> 16);                      /* lea rsi, [rbx+x] */
+	if (r >> 32 & 15)
+		BYTES(s, 0x48, 0x8d, 0x7b, r >> 8); /* lea rdi, [rbx+x] */
+	if (r >> 36 & 15)
+		BYTES(s, 0x48, 0x8d, 0x73, r >> 16);              /* lea rsi, [rbx+x] */
 	BYTES(s, 0xb9, r >> 24 & (r & 0x80 ? 255 : 15), 0, 0, 0); /* mov ecx, n */
+	if ((r >> 40 & 15) == 0)
+		byte(s, 0x65); /* gs: */
 	if (r & 0x40)
-		byte(s, 0xf3);
+		byte(s, r & 0x80000000 ? 0xf2 : 0xf3);
 	if (r & 0x20)
 		byte(s, 0x48);
 	byte(s, op[(r & 15) % sizeof(op)]);
@@ -550,7 +564,7 @@ static void system_item(struct soak *s)
 
 static void item(struct soak *s, u64 start)
 {
-	u64 k = rnd(s) % 36;
+	u64 k = rnd(s) % 42;
 
 	if (k < 18)
 		while (!random_insn(s))
@@ -565,14 +579,16 @@ static void item(struct soak *s, u64 start)
 		stack_item(s);
 	else if (k < 29)
 		call_item(s, start);
-	else if (k == 29)
+	else if (k < 31)
 		string_item(s);
-	else if (k < 32)
+	else if (k < 33)
 		system_item(s);
-	else if (k < 35)
+	else if (k < 36)
 		rsp_item(s);
-	else
+	else if (k < 37)
 		iret_item(s);
+	else
+		vector_item(s, start);
 }
 
 static void make_code(struct soak *s, u64 start)
@@ -644,6 +660,8 @@ static void random_state(struct soak *s, u64 start, bool same_code)
 	if (!same_code) {
 		gpa_t at = AREA_GPA + (start - CODE_AT);
 
+		/* What was promoted in other code at these addresses shall be translated again. */
+		memset(s->bt.c->translator->step_site, 0, 1u << BT_SITE_BITS >> 3);
 		BUG_ON(ram_write(&s->bt.ram, at, s->code, s->len));
 		BUG_ON(ram_write(&s->step.ram, at, s->code, s->len));
 	}
@@ -651,6 +669,11 @@ static void random_state(struct soak *s, u64 start, bool same_code)
 		reset_guest(&s->bt);
 		reset_guest(&s->step);
 	}
+	vector_state(&s->rng, s->bt.c);
+	s->step.c->vec = s->bt.c->vec;
+	s->step.c->cr0 = s->bt.c->cr0;
+	s->step.c->cr4 = s->bt.c->cr4;
+	s->step.c->xcr0 = s->bt.c->xcr0;
 	set_state(&s->bt, gpr, other_gs, flags, start);
 	set_state(&s->step, gpr, other_gs, flags, start);
 }
@@ -692,6 +715,7 @@ static unsigned compare(struct soak *s)
 		bad += differ("gs base ", 0, a->seg[SEG_GS].base, b->seg[SEG_GS].base);
 	if (a->cr2 != b->cr2)
 		bad += differ("cr2 ", 0, a->cr2, b->cr2);
+	bad += vector_compare(a, b);
 	for (i = 0; i < PAGES; i++)
 		for (k = 0; memcmp(page(&s->bt, i), page(&s->step, i), PAGE_SIZE) && k < PAGE_SIZE;
 		     k += 8)
@@ -756,11 +780,12 @@ static void one_test(struct soak *s, struct tally *t)
 	}
 }
 
-/* With lockstep a block may take longer than the short interval, and begin anew for ever. */
-static void start_kicks(long interval)
+static void start_kicks(bool lockstep)
 {
+	/* A checked block must get to run between two kicks. */
+	long period = lockstep ? 1000000 : 40000;
 	struct sigevent ev = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = KICK_SIGNAL};
-	struct itimerspec it = {.it_value.tv_nsec = 1, .it_interval.tv_nsec = interval};
+	struct itimerspec it = {.it_value.tv_nsec = 1, .it_interval.tv_nsec = period};
 	timer_t timer;
 
 	BUG_ON(timer_create(CLOCK_MONOTONIC, &ev, &timer) || timer_settime(timer, 0, &it, NULL));
@@ -776,7 +801,7 @@ static void soak_init(struct soak *s)
 	BUG_ON(thunk_thread_enter(s->bt.c->engine->thunks, s->bt.c));
 	BUG_ON(engine_catch_kick(s->step.c, kicked) || engine_catch_kick(s->bt.c, kicked));
 	if (s->kicks)
-		start_kicks(s->options.lockstep ? 2000000 : 40000);
+		start_kicks(s->options.lockstep);
 }
 
 static bool option(struct soak *s, u64 *count, int argc, char **argv, int *i)
@@ -832,6 +857,9 @@ int main(int argc, char **argv)
 	       (unsigned long long)s.bt.stats.n[STAT_bt_callouts],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_kicks],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_dropped]);
+	printf("%llu promotions, %llu times vector state was loaded\n",
+	       (unsigned long long)s.bt.stats.n[STAT_bt_promotions],
+	       (unsigned long long)s.bt.stats.n[STAT_bt_vector_loads]);
 	printf("%llu passed, %llu failed\n", (unsigned long long)(t.tests - t.bad),
 	       (unsigned long long)t.bad);
 	return t.bad != 0 || !s.bt.stats.n[STAT_bt_blocks];

@@ -51,6 +51,13 @@ unsigned native_xsave_offset(unsigned component)
 	return a ? b : 0;
 }
 
+bool native_fcs_fds_zero(void)
+{
+	unsigned a, b, c, d;
+
+	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b >> 13 & 1);
+}
+
 /* The engine under test installs handlers of its own, so this is done before each run. */
 static void take_signals(void)
 {

@@ -39,5 +39,7 @@ void native_run(void);
 extern void native_exit(void);
 /* Offset of a state component (SDM vol. 1, 13.4.2) in the standard XSAVE format, 0 if absent. */
 unsigned native_xsave_offset(unsigned component);
+/* Does the host store x87 selectors as zero (CPUID leaf 7, EBX bit 13)? */
+bool native_fcs_fds_zero(void);
 
 #endif

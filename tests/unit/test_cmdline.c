@@ -52,7 +52,7 @@ Test(cmdline, defaults)
 	cr_assert_null(c.name);
 	cr_assert_null(c.log_file);
 	cr_assert_null(c.symbols);
-	cr_assert_eq(c.accel, ACCEL_STEP);
+	cr_assert_eq(c.accel, ACCEL_BEST);
 	cr_assert_eq(c.ram_size, 512 * MIB);
 	cr_assert_eq(c.cpu, CPU_HOST);
 	cr_assert_eq(c.boot, BOOT_DIRECT);
@@ -137,6 +137,23 @@ Test(cmdline, machine)
 	good("-kernel k -smp cpus=1");
 	good("-kernel k -smp 1,sockets=1,cores=1,threads=1,maxcpus=1");
 	good("-kernel k -net none -nic none -parallel none");
+}
+
+Test(cmdline, options_of_one_engine)
+{
+	static const char *const bt_aids[] = {
+	    "-check-lockstep", "-check-lockstep=5", "-check-recovery",  "-bt-cache 64K",
+	    "-bt-one-insn",    "-bt-no-chain",      "-bt-flush-every 7"};
+	char line[200];
+
+	cr_assert_eq(good("-kernel k --max-insns 5").accel, ACCEL_STEP);
+	cr_assert_eq(good("-kernel k --max-insns 5 -accel step").accel, ACCEL_STEP);
+	for (size_t i = 0; i < ARRAY_LEN(bt_aids); i++) {
+		snprintf(line, sizeof(line), "-kernel k %s", bt_aids[i]);
+		cr_expect_eq(good(line).accel, ACCEL_BT, "%s", line);
+		snprintf(line, sizeof(line), "-accel bt -kernel k %s", bt_aids[i]);
+		cr_expect_eq(good(line).accel, ACCEL_BT, "%s", line);
+	}
 }
 
 Test(cmdline, serial_ports)
@@ -276,6 +293,15 @@ Test(cmdline, refusals_name_what_they_refuse)
 	    {"-kernel k --symbols", "--symbols: needs a value: FILE"},
 	    {"-d int,,cpu", "-d: '' is none of in_asm"},
 	    {"--max-insns many", "--max-insns: 'many' is not a number"},
+	    {"-kernel k --max-insns 9 -accel bt", "--max-insns: needs -accel step: "},
+	    {"-kernel k -accel bt --max-insns=9", "--max-insns: needs -accel step: "},
+	    {"-kernel k -bt-one-insn --max-insns 9", "--max-insns: needs -accel step: "},
+	    {"-kernel k -accel step -check-lockstep=3", "-check-lockstep: needs -accel bt"},
+	    {"-kernel k -accel step -check-recovery", "-check-recovery: needs -accel bt"},
+	    {"-kernel k -bt-cache 64K -accel step", "-bt-cache: needs -accel bt"},
+	    {"-kernel k -accel step -bt-one-insn", "-bt-one-insn: needs -accel bt"},
+	    {"-kernel k -accel step -bt-no-chain", "-bt-no-chain: needs -accel bt"},
+	    {"-kernel k -accel step -bt-flush-every 5", "-bt-flush-every: needs -accel bt"},
 	    {"--stats=xml", "--stats: 'xml' is not a format"},
 	    {"-S", "-S: unknown option"},
 	};

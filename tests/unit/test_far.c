@@ -702,6 +702,7 @@ Test(far, syscall_is_refused)
 	rig_protected(r, 0);
 	cr_expect_eq(RIG_EXEC(r, exec_syscall, 0x0f, 0x05), EXC_UD, "protected mode");
 	rig_long(r, S_CODE32_3, 3);
+	r->c.host.syscall32 = false;
 	cr_expect_eq(RIG_EXEC(r, exec_syscall, 0x0f, 0x05), EXC_UD, "compatibility mode");
 	rig_level(r, S_CODE64, 0);
 	r->c.efer &= ~EFER_SCE;
@@ -717,10 +718,31 @@ Test(far, syscall_is_refused)
 	rig_free(r);
 }
 
+Test(far, syscall_in_compatibility_mode_as_amd_has_it)
+{
+	struct rig *r = rig_new();
+
+	rig_long(r, S_CODE32_3, 3);
+	set_syscall(r);
+	r->c.host.syscall32 = true;
+	r->c.cstar = 0xffffffff82000000ull;
+	r->c.sysenter_cs = 0x60;
+	rig_expect(r, RIG_EXEC(r, exec_sysenter, 0x0f, 0x34), EXC_UD, 0, "SYSENTER");
+	cr_assert_eq(RIG_EXEC(r, exec_syscall, 0x0f, 0x05), RIG_OK);
+	cr_expect_eq(r->c.rip, 0xffffffff82000000ull);
+	cr_expect_eq(r->c.gpr[GPR_RCX], RIG_CODE + 2);
+	cr_expect_eq(r->c.mode, INSN_MODE_64);
+	cr_expect_eq(r->c.seg[SEG_CS].sel, 0x10);
+	rig_level(r, S_CODE64, 0);
+	rig_expect(r, RIG_EXEC(r, exec_sysexit, 0x48, 0x0f, 0x35), EXC_UD, 0, "SYSEXIT");
+	rig_free(r);
+}
+
 Test(far, sysenter_and_sysexit)
 {
 	struct rig *r = rig_new();
 
+	r->c.host.syscall32 = false;
 	rig_protected(r, 3);
 	rig_expect(r, RIG_EXEC(r, exec_sysenter, 0x0f, 0x34), EXC_GP, 0, "SYSENTER_CS is null");
 	r->c.sysenter_cs = 0x60;
@@ -750,6 +772,7 @@ Test(far, sysenter_from_v86_and_in_long_mode)
 {
 	struct rig *r = rig_new();
 
+	r->c.host.syscall32 = false;
 	rig_expect(r, RIG_EXEC(r, exec_sysenter, 0x0f, 0x34), EXC_GP, 0, "real mode");
 	r->c.sysenter_cs = S_CODE32;
 	rig_v86(r, 0);

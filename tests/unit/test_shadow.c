@@ -70,7 +70,7 @@ static struct world *open_world(u64 size)
 	expect_rights(VA, NONE); /* else nothing here means anything */
 	expect_rights(VA + 64 * GIB, NONE);
 	cr_assert_eq(ram_init(&x->ram, size, NULL), 0);
-	x->shadow = shadow_new(&x->ram, &x->stats);
+	x->shadow = shadow_new(&x->ram, &x->stats, &shadow_kernel_half, &shadow_host_ops, &x->ram);
 	cr_assert_not_null(x->shadow);
 	x->next_table = TABLES;
 	x->pg = (struct paging){.cr0 = CR0_PE | CR0_PG | CR0_WP,
@@ -125,7 +125,7 @@ static void map1g(struct world *x, gva_t va, u64 entry)
 
 static enum shadow_fill fill(struct world *x, gva_t va, bool write)
 {
-	return shadow_fill(x->shadow, &x->pg, va, write);
+	return shadow_fill(x->shadow, &x->pg, va, write ? MMU_WRITE : MMU_READ, NULL);
 }
 
 static u64 fills(const struct world *x)
@@ -173,7 +173,8 @@ Test(shadow, a_clean_page_is_read_only_until_written)
 	expect_rights(VA, RW);
 	same_byte(x, VA + 0xfff, DATA + 0xfff, true);
 	cr_assert_eq(*pte(x, VA, 1) & (PTE_A | PTE_D), PTE_A | PTE_D);
-	cr_assert_eq(fills(x), 2);
+	cr_assert_eq(fills(x), 1);
+	cr_assert_eq(x->stats.n[STAT_shadow_protects], 1);
 	close_world(x);
 	expect_rights(VA, NONE);
 }
@@ -400,13 +401,13 @@ Test(shadow, a_changed_entry_counts_from_invlpg_on)
 	cr_assert_eq(fill(x, VA + PAGE_SIZE, true), SHADOW_MAPPED);
 	map4k(x, VA, (DATA + 5 * PAGE_SIZE) | KERNEL | PTE_D);
 	same_byte(x, VA, DATA, true); /* like a TLB */
-	shadow_invlpg(x->shadow, VA + 0x456);
-	expect_rights(VA, NONE);
+	shadow_invlpg(x->shadow, &x->pg, VA + 0x456);
+	expect_rights(VA, NONE); /* not accessed yet */
 	expect_rights(VA + PAGE_SIZE, RW);
 	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
 	same_byte(x, VA, DATA + 5 * PAGE_SIZE, true);
-	shadow_invlpg(x->shadow, VA + GIB); /* nothing there */
-	shadow_invlpg(x->shadow, VA + 2 * PAGE_SIZE);
+	shadow_invlpg(x->shadow, &x->pg, VA + GIB); /* nothing there */
+	shadow_invlpg(x->shadow, &x->pg, VA + 2 * PAGE_SIZE);
 	expect_rights(VA, RW);
 	close_world(x);
 }
@@ -419,7 +420,10 @@ Test(shadow, invlpg_of_one_byte_drops_a_2m_leaf)
 	map2m(x, VA + TWO_M, (DATA + TWO_M) | KERNEL | PTE_D);
 	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
 	cr_assert_eq(fill(x, VA + TWO_M, true), SHADOW_MAPPED);
-	shadow_invlpg(x->shadow, VA + 0x101234);
+	shadow_invlpg(x->shadow, &x->pg, VA + 0x101234);
+	expect_rights(VA, RW); /* nothing has changed */
+	map2m(x, VA, (DATA + 2 * TWO_M) | KERNEL | PTE_D | PTE_G);
+	shadow_invlpg(x->shadow, &x->pg, VA + 0x101234);
 	expect_rights(VA, NONE);
 	expect_rights(VA + TWO_M - 1, NONE);
 	expect_rights(VA + TWO_M, RW);
@@ -436,7 +440,10 @@ Test(shadow, invlpg_of_one_byte_drops_all_pieces_of_its_leaf)
 	cr_assert_eq(fill(x, VA + DATA + TWO_M, true), SHADOW_MAPPED);
 	cr_assert_eq(fill(x, VA + 0x5000, true), SHADOW_MAPPED);
 	cr_assert_eq(fill(x, VA + 0x6000, true), SHADOW_MAPPED);
-	shadow_invlpg(x->shadow, VA + 0x6000);
+	shadow_invlpg(x->shadow, &x->pg, VA + 0x6000);
+	expect_rights(VA + 0x6000, RW); /* nothing has changed */
+	map1g(x, VA, 0 | KERNEL);
+	shadow_invlpg(x->shadow, &x->pg, VA + 0x6000);
 	expect_rights(VA + 0x6000, NONE);
 	expect_rights(VA + 0x5000, NONE);
 	expect_rights(VA + DATA, NONE);
@@ -444,30 +451,33 @@ Test(shadow, invlpg_of_one_byte_drops_all_pieces_of_its_leaf)
 	close_world(x);
 }
 
-Test(shadow, a_new_cr3_leaves_global_pages)
+/* What the tables still say stays; what they no longer say stays if it is global. */
+Test(shadow, a_new_cr3_drops_what_has_changed_and_is_not_global)
 {
 	struct world *x = open_world(16 * MIB);
+	static const gva_t at[] = {VA, VA + PAGE_SIZE, VA + TWO_M, VA + 2 * TWO_M};
+	unsigned i;
 
 	map4k(x, VA, DATA | KERNEL | PTE_D | PTE_G);
 	map4k(x, VA + PAGE_SIZE, DATA | KERNEL | PTE_D);
 	map2m(x, VA + TWO_M, DATA | KERNEL | PTE_D | PTE_G);
 	map2m(x, VA + 2 * TWO_M, DATA | KERNEL | PTE_D);
-	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
-	cr_assert_eq(fill(x, VA + PAGE_SIZE, false), SHADOW_MAPPED);
-	cr_assert_eq(fill(x, VA + TWO_M + 5 * PAGE_SIZE, false), SHADOW_MAPPED);
-	cr_assert_eq(fill(x, VA + 2 * TWO_M + 5 * PAGE_SIZE, true), SHADOW_MAPPED);
-	shadow_flush_non_global(x->shadow);
+	for (i = 0; i < ARRAY_LEN(at); i++)
+		cr_assert_eq(fill(x, at[i], true), SHADOW_MAPPED);
+	shadow_revalidate(x->shadow, &x->pg);
+	for (i = 0; i < ARRAY_LEN(at); i++)
+		expect_rights(at[i], RW);
+	*pte(x, VA, 1) = *pte(x, VA + PAGE_SIZE, 1) = 0;
+	*pte(x, VA + TWO_M, 2) = *pte(x, VA + 2 * TWO_M, 2) = 0;
+	shadow_revalidate(x->shadow, &x->pg);
 	expect_rights(VA, RW);
 	expect_rights(VA + PAGE_SIZE, NONE);
 	expect_rights(VA + TWO_M, RW);
 	expect_rights(VA + 2 * TWO_M, NONE);
 	expect_rights(VA + 2 * TWO_M + 5 * PAGE_SIZE, NONE);
-
-	/* Once more, what has come back in between. */
-	cr_assert_eq(fill(x, VA + PAGE_SIZE, true), SHADOW_MAPPED);
-	shadow_flush_non_global(x->shadow);
-	expect_rights(VA, RW);
-	expect_rights(VA + PAGE_SIZE, NONE);
+	shadow_revalidate_all(x->shadow, &x->pg); /* CR4.PGE */
+	for (i = 0; i < ARRAY_LEN(at); i++)
+		expect_rights(at[i], NONE);
 	close_world(x);
 }
 
@@ -478,8 +488,101 @@ Test(shadow, no_page_is_global_without_pge)
 	x->pg.cr4 &= ~CR4_PGE;
 	map4k(x, VA, DATA | KERNEL | PTE_D | PTE_G);
 	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
-	shadow_flush_non_global(x->shadow);
+	*pte(x, VA, 1) = 0;
+	shadow_revalidate(x->shadow, &x->pg);
 	expect_rights(VA, NONE);
+	close_world(x);
+}
+
+/* Another root: the same tables below it, others, none. */
+Test(shadow, a_new_root)
+{
+	struct world *x = open_world(16 * MIB);
+	u64 *other = (u64 *)(x->ram.window + DATA - PAGE_SIZE), *old = pte(x, VA, 4);
+
+	map4k(x, VA, DATA | KERNEL | PTE_D);
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	memcpy(other, x->ram.window + ROOT, PAGE_SIZE);
+	x->pg.cr3 = DATA - PAGE_SIZE;
+	shadow_revalidate(x->shadow, &x->pg);
+	expect_rights(VA, RW);
+	*old = 0; /* nobody's any more */
+	shadow_revalidate(x->shadow, &x->pg);
+	expect_rights(VA, RW);
+	x->pg.cr3 = ROOT;
+	shadow_revalidate(x->shadow, &x->pg);
+	expect_rights(VA, NONE);
+	close_world(x);
+}
+
+/* The guest takes A or D back and invalidates: the next access must set it again. */
+Test(shadow, accessed_and_dirty_that_were_cleared)
+{
+	struct world *x = open_world(16 * MIB);
+	u64 *e = pte(x, VA, 1);
+
+	*e = DATA | KERNEL | BIT(9) | PTE_G;
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	*e &= ~PTE_D;
+	*e ^= BIT(9) | BIT(52); /* software's */
+	shadow_invlpg(x->shadow, &x->pg, VA);
+	expect_rights(VA, RO);
+	cr_assert_eq(x->stats.n[STAT_shadow_unmaps], 0);
+	cr_assert_eq(fill(x, VA, true), SHADOW_MAPPED);
+	expect_rights(VA, RW);
+	cr_assert(*e & PTE_D);
+	*e &= ~PTE_A;
+	shadow_invlpg(x->shadow, &x->pg, VA);
+	expect_rights(VA, NONE);
+	cr_assert_eq(fill(x, VA, false), SHADOW_MAPPED);
+	cr_assert(*e & PTE_A);
+	*pte(x, VA, 3) &= ~PTE_A;
+	shadow_invlpg(x->shadow, &x->pg, VA);
+	expect_rights(VA, NONE);
+	close_world(x);
+}
+
+/* SDM vol. 3, 4.10.4.1: so does a page fault. */
+Test(shadow, a_page_fault_invalidates_its_address)
+{
+	struct world *x = open_world(16 * MIB);
+	u32 error = 0;
+
+	map4k(x, VA, DATA | PTE_P | PTE_A | PTE_G);
+	cr_assert_eq(fill(x, VA, false), SHADOW_MAPPED);
+	map4k(x, VA, (DATA + PAGE_SIZE) | PTE_P | PTE_A | PTE_G);
+	same_byte(x, VA, DATA, false);
+	cr_assert_eq(shadow_fill(x->shadow, &x->pg, VA, MMU_WRITE, &error), SHADOW_FAULT);
+	cr_assert_eq(error, PF_P | PF_W);
+	same_byte(x, VA, DATA + PAGE_SIZE, false);
+	close_world(x);
+}
+
+Test(shadow, neighbours_come_along)
+{
+	struct world *x = open_world(16 * MIB);
+	unsigned i;
+
+	for (i = 0; i < 20; i++)
+		map4k(x, VA + i * PAGE_SIZE, (DATA + i * PAGE_SIZE) | KERNEL | PTE_A | PTE_D);
+	*pte(x, VA + 3 * PAGE_SIZE, 1) &= ~PTE_D;
+	*pte(x, VA + 4 * PAGE_SIZE, 1) &= ~PTE_A;
+	*pte(x, VA + 5 * PAGE_SIZE, 1) = 0xfee00000 | KERNEL | PTE_A | PTE_D;
+	mark_code(x, DATA + 6 * PAGE_SIZE);
+	cr_assert_eq(fill(x, VA + PAGE_SIZE, false), SHADOW_MAPPED);
+	expect_rights(VA, RW);
+	expect_rights(VA + 2 * PAGE_SIZE, RW);
+	expect_rights(VA + 3 * PAGE_SIZE, RO);
+	expect_rights(VA + 4 * PAGE_SIZE, NONE);
+	expect_rights(VA + 5 * PAGE_SIZE, NONE);
+	expect_rights(VA + 6 * PAGE_SIZE, RO);
+	expect_rights(VA + 15 * PAGE_SIZE, RW);
+	expect_rights(VA + 16 * PAGE_SIZE, NONE);
+	cr_assert_eq(fills(x), 4); /* 0-2, 3, 6, 7-15 */
+	cr_assert_eq(x->stats.n[STAT_shadow_around], 13);
+	cr_assert(!(*pte(x, VA + 3 * PAGE_SIZE, 1) & PTE_D), "nobody has written there");
+	cr_assert(!(*pte(x, VA + 4 * PAGE_SIZE, 1) & PTE_A), "nor read here");
+	same_byte(x, VA + 2 * PAGE_SIZE, DATA + 2 * PAGE_SIZE, true);
 	close_world(x);
 }
 
@@ -516,7 +619,8 @@ Test(shadow, a_leaf_that_was_split)
 	cr_assert_eq(fill(x, VA + PAGE_SIZE, true), SHADOW_MAPPED);
 	same_byte(x, VA + PAGE_SIZE, DATA + 9 * PAGE_SIZE, true);
 	expect_rights(VA, NONE);
-	shadow_invlpg(x->shadow, VA + PAGE_SIZE);
+	map4k(x, VA + PAGE_SIZE, 0);
+	shadow_invlpg(x->shadow, &x->pg, VA + PAGE_SIZE);
 	expect_rights(VA + PAGE_SIZE, NONE);
 	close_world(x);
 }
@@ -533,7 +637,8 @@ Test(shadow, small_pages_that_became_a_leaf)
 	cr_assert_eq(fill(x, VA + 5 * PAGE_SIZE, true), SHADOW_MAPPED);
 	same_byte(x, VA, DATA, true);
 	same_byte(x, VA + PAGE_SIZE, DATA + PAGE_SIZE, true);
-	shadow_flush_non_global(x->shadow);
+	*pte(x, VA, 2) = 0;
+	shadow_revalidate(x->shadow, &x->pg);
 	expect_rights(VA, NONE);
 	close_world(x);
 }
@@ -619,19 +724,22 @@ Test(shadow, events)
 	mark_code(x, DATA);
 	cr_assert_eq(x->last.kind, SHADOW_EV_READ_ONLY);
 	cr_assert_eq(x->last.va, VA);
-	shadow_flush_non_global(x->shadow);
-	cr_assert_eq(x->last.kind, SHADOW_EV_FLUSH_NON_GLOBAL);
+	map4k(x, VA + TWO_M, 0);
+	shadow_revalidate(x->shadow, &x->pg);
+	cr_assert_eq(x->last.kind, SHADOW_EV_REVALIDATE);
 	cr_assert_eq(x->last.count, 1);
-	shadow_invlpg(x->shadow, VA + 7);
+	map2m(x, VA, 0);
+	shadow_invlpg(x->shadow, &x->pg, VA + 7);
 	cr_assert_eq(x->last.kind, SHADOW_EV_INVLPG);
-	cr_assert_eq(x->last.size, TWO_M);
-	shadow_invlpg(x->shadow, VA + 7);
-	cr_assert_eq(x->last.size, 0);
+	cr_assert_eq(x->last.count, 1);
+	shadow_invlpg(x->shadow, &x->pg, VA + 7);
+	cr_assert_eq(x->last.count, 0);
 	shadow_flush_all(x->shadow);
 	cr_assert_eq(x->last.kind, SHADOW_EV_FLUSH_ALL);
 	cr_assert_eq(x->last.count, 0);
 	shadow_watch(x->shadow, NULL, NULL);
 	x->events = 0;
+	map2m(x, VA, DATA | KERNEL | PTE_G);
 	cr_assert_eq(fill(x, VA, false), SHADOW_MAPPED);
 	cr_assert_eq(x->events, 0);
 	close_world(x);

@@ -347,6 +347,28 @@ Test(string, zero_count_touches_nothing)
 	rig_free(r);
 }
 
+/* Either way that processors do it; random_case checks that ours is the host's. */
+Test(string, zero_count_with_32_bit_addresses)
+{
+	const u64 high = 0xabc00000010ull;
+	struct ports p;
+	struct rig *r = rig_with_ports(&p);
+	unsigned cut;
+
+	rig_long(r, S_CODE64, 0);
+	for (cut = 0; cut < 2; cut++) {
+		r->c.host.rep_zero_cuts[host_rep_index(0xa5)] =
+		    cut ? 1u << GPR_RCX | 1u << GPR_RSI : 0;
+		r->c.gpr[GPR_RCX] = high - 0x10;
+		r->c.gpr[GPR_RSI] = r->c.gpr[GPR_RDI] = high;
+		cr_assert_eq(RIG_EXEC(r, exec_string, 0x67, 0xf3, 0xa5), RIG_OK);
+		cr_expect_eq(r->c.gpr[GPR_RCX], cut ? 0 : high - 0x10);
+		cr_expect_eq(r->c.gpr[GPR_RSI], cut ? 0x10 : high);
+		cr_expect_eq(r->c.gpr[GPR_RDI], high);
+	}
+	rig_free(r);
+}
+
 /* --- segments --- */
 
 Test(string, sixteen_bit_indices_wrap)

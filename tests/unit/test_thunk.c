@@ -36,6 +36,8 @@ static unsigned length(const struct erig *e, const u8 *code)
 static void check_case(const struct reg_case *t)
 {
 	struct erig *e = erig_new_mode(t->mode);
+	/* ANDN, the one VEX case that is asked for its flags, leaves two undefined. */
+	u16 defined = t->code[0] == 0xc4 ? FL_ARITH & ~(FL_AF | FL_PF) : FL_ARITH;
 	u8 code[16] = {0};
 	unsigned v;
 
@@ -52,7 +54,7 @@ static void check_case(const struct reg_case *t)
 	cr_expect_eq(e->c->gpr[GPR_RAX], t->want, "%s: %#llx", t->what,
 		     (unsigned long long)e->c->gpr[GPR_RAX]);
 	if (t->flags != ANY)
-		cr_expect_eq(e->c->aflags & FL_ARITH, t->flags, "%s: flags %#llx", t->what,
+		cr_expect_eq(e->c->aflags & defined, t->flags, "%s: flags %#llx", t->what,
 			     (unsigned long long)(e->c->aflags & FL_ARITH));
 	cr_expect_eq(e->c->rip, AT(length(e, code)), "%s", t->what);
 	erig_free(e);
@@ -646,6 +648,21 @@ Test(thunk, vex_w_in_32_bit_code)
 
 	NEED("bmi2");
 	check_cases(t, ARRAY_LEN(t));
+}
+
+/* MOVSXD with a 16-bit operand at the very end of RAM: AMD's processors would read two bytes more.
+ */
+Test(thunk, movsxd_of_16_bits)
+{
+	struct erig *e = erig_new_long(0);
+
+	erig_small_pages(e);
+	rig_put(e->r, ERIG_NEXT - 2, 2, 0x8765);
+	e->c->gpr[GPR_RBX] = ERIG_NEXT - 2;
+	e->c->gpr[GPR_RAX] = ONES;
+	cr_assert_eq(ERIG_RUN(e, 1, 0x66, 0x63, 0x03), RIG_OK);
+	cr_expect_eq(e->c->gpr[GPR_RAX], 0xffffffffffff8765);
+	erig_free(e);
 }
 
 static void check_zmm0(struct erig *e, const char *what, u64 low, u64 high)

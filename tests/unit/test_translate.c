@@ -11,6 +11,7 @@
 #include <malloc.h>
 #include <string.h>
 
+#include "recover.h"
 #include "step.h"
 #include "translate.h"
 
@@ -297,6 +298,9 @@ Test(translate, what_is_not_inline_is_a_callout)
 	    {"67488b00", true}, /* mov rax, [eax] */
 	    {"0f22d8", true},   /* mov cr3, rax */
 	    {"0fa2", true},     /* cpuid */
+	    {"6c", true},       /* insb */
+	    {"67a4", true},     /* movsb [edi], [esi] */
+	    {"64a4", true},     /* movsb fs:[rsi] */
 	};
 	struct world *x = open_world();
 
@@ -311,6 +315,164 @@ Test(translate, what_is_not_inline_is_a_callout)
 		cr_expect_eq(is_callout(x, b, 4), !guest[i].light, "%s", guest[i].code);
 		cr_expect_eq(is_light_callout(x, b, 4), guest[i].light, "%s", guest[i].code);
 	}
+	close_world(x);
+}
+
+/* --- vector state --- */
+
+/* What the first vector instruction of a class begins with: bytes of the check. */
+#define VEC_CHECK 55
+
+static void want_check(struct world *x, const struct block *b, unsigned class)
+{
+	want_hex(x, "48890c25");
+	want32(x, CTX(x, bt.spill[1]));
+	want_hex(x, "0fb60c25"); /* movzx ecx, byte [...]; jrcxz over the way to the loader */
+	want32(x, CTX(x, bt.vec_missing[class]));
+	want_hex(x, "e31d 48c70425");
+	want32(x, CTX(x, rip));
+	want32(x, PC);
+	want_hex(x, "48c70425");
+	want32(x, CTX(x, bt.jump));
+	want32(x, (u64)(uintptr_t)x->bt->rx + b->host + x->n_want + 9);
+	want_jmp(x, b, x->bt->vec_load_at[class]);
+	want_hex(x, "488b0c25");
+	want32(x, CTX(x, bt.spill[1]));
+	cr_assert_eq(x->n_want, VEC_CHECK);
+}
+
+/* The block of these guest instructions: what follows the check. */
+static void expect_vector(struct world *x, unsigned class, const char *guest, const char *want)
+{
+	struct block *b;
+	char text[128];
+
+	bt_flush(x->bt);
+	snprintf(text, sizeof(text), "%s f4", guest);
+	put(x, 0, text);
+	b = block_at(x, PC);
+	cr_expect(b->vector);
+	want_check(x, b, class);
+	want_hex(x, want);
+	expect_start(x, b, guest);
+}
+
+Test(translate, vector_instructions_are_copied_behind_a_check)
+{
+	struct world *x = open_world();
+
+	expect_vector(x, 0, "660fefc1", "660fefc1");                   /* pxor xmm0, xmm1 */
+	expect_vector(x, 0, "0f1003 0f114310", "650f1003 650f114310"); /* one check for both */
+	expect_vector(x, 0, "0f106424 10", "0f10642410");              /* movups xmm4, [rsp+16] */
+	expect_vector(x, 1, "c5f96f03", "65c5f96f03");                 /* vmovdqa xmm0, [rbx] */
+	expect_vector(x, 1, "c5f877", "c5f877");                       /* vzeroupper */
+	expect_vector(x, 2, "62f17d486f4301", "6562f17d486f4301");     /* disp8*64 stays */
+	/* X would make R12 an index: vmovdqa, vmovdqa32 [rip+0x1000] with X set */
+	expect_vector(x, 1, "c4a1796f0500100000", "65c4e1796f042509100081");
+	expect_vector(x, 2, "62b17d486f0500100000", "6562f17d486f04250a100081");
+	close_world(x);
+}
+
+Test(translate, what_vector_code_leaves_to_the_engine)
+{
+	static const char *const guest[] = {
+	    "d9e8",         /* fld1 */
+	    "0fefc1",       /* pxor mm0, mm1 */
+	    "0fae13",       /* ldmxcsr [rbx] */
+	    "0fae03",       /* fxsave [rbx] */
+	    "c4e27190140b", /* vpgatherdd */
+	    "660ff7c1",     /* maskmovdqu */
+	    "66480f7ec4",   /* movq rsp, xmm0 */
+	};
+	struct world *x = open_world();
+
+	for (unsigned i = 0; i < ARRAY_LEN(guest); i++) {
+		char text[64];
+
+		bt_flush(x->bt);
+		snprintf(text, sizeof(text), "4801d8 %s f4", guest[i]);
+		put(x, 0, text);
+		cr_expect(is_light_callout(x, block_at(x, PC), 3), "%s", guest[i]);
+	}
+	close_world(x);
+}
+
+/* --- strings --- */
+
+/* The record for which RDI (and RSI) carry the bias and the instruction is not yet over. */
+static const struct recovery *biased_record(const struct block *b, u8 spills)
+{
+	for (unsigned i = 0; i < b->n_recovery; i++)
+		if (b->recovery[i].spills == spills && b->recovery[i].guest == 0)
+			return &b->recovery[i];
+	cr_assert(false, "no record with %#x", spills);
+	return NULL;
+}
+
+/* A host fault where the record begins; the guest's registers as they come out. */
+static void fault_at(struct world *x, const struct block *b, const struct recovery *r)
+{
+	struct host_frame f = {.trapno = EXC_GP};
+
+	f.rip = (u64)(uintptr_t)x->bt->rx + b->host + r->host;
+	f.gpr[GPR_RDX] = SHADOW_BIAS;
+	f.gpr[GPR_RCX] = 5;
+	f.gpr[GPR_RSI] = f.gpr[GPR_RDI] = 0x1000;
+	x->c->bt.spill[2] = 77;
+	cr_assert_eq(bt_on_fault(x->c, &f), RECOVER_RESUME);
+	cr_expect_eq(f.rip, (u64)(uintptr_t)x->bt->rx + x->bt->leave_at);
+	cr_expect_eq(x->c->rip, PC);
+	cr_expect_eq(x->c->gpr[GPR_RCX], 5);
+	cr_expect_eq(x->c->gpr[GPR_RDX], 77);
+}
+
+Test(translate, a_fault_in_a_string_takes_the_bias_off)
+{
+	struct world *x = open_world();
+	struct block *b;
+
+	put(x, 0, "f3a4 f4"); /* rep movsb */
+	b = block_at(x, PC);
+	fault_at(x, b, biased_record(b, SPILL_RDX | RECOVER_RDI_BIAS | RECOVER_RSI_BIAS));
+	cr_expect_eq(x->c->gpr[GPR_RDI], 0x1000 - SHADOW_BIAS);
+	cr_expect_eq(x->c->gpr[GPR_RSI], 0x1000 - SHADOW_BIAS);
+	bt_flush(x->bt);
+	put(x, 0, "f348ab f4"); /* rep stosq: RSI is not its */
+	b = block_at(x, PC);
+	fault_at(x, b, biased_record(b, SPILL_RDX | RECOVER_RDI_BIAS));
+	cr_expect_eq(x->c->gpr[GPR_RDI], 0x1000 - SHADOW_BIAS);
+	cr_expect_eq(x->c->gpr[GPR_RSI], 0x1000);
+	bt_flush(x->bt);
+	put(x, 0, "65ac f4"); /* lodsb gs: has the bias in the segment */
+	b = block_at(x, PC);
+	fault_at(x, b, biased_record(b, SPILL_RDX));
+	cr_expect_eq(x->c->gpr[GPR_RDI], 0x1000);
+	cr_expect_eq(x->c->gpr[GPR_RSI], 0x1000);
+	close_world(x);
+}
+
+/* Promoted, it is a callout only for addresses whose upper 16 bits are clear. */
+Test(translate, a_promoted_string_looks_at_its_addresses)
+{
+	struct world *x = open_world();
+	struct block *b;
+
+	put(x, 0, "f3a4 4801d8 f4");
+	bt_mark_step_site(x->bt, PC);
+	b = block_at(x, PC);
+	want_hex(x, "48890c25");
+	want32(x, CTX(x, bt.spill[1]));
+	want_hex(x,
+		 "4889f9 480fc9 0fb7c9 e315"); /* mov rcx, rdi; bswap rcx; movzx ecx, cx; jrcxz */
+	want_hex(x, "4889f1 480fc9 0fb7c9 e30a"); /* the same with rsi */
+	want_hex(x, "488b0c25");
+	want32(x, CTX(x, bt.spill[1]));
+	want_hex(x, "eb25");
+	expect_start(x, b, "promoted rep movsb");
+	cr_expect(is_callout(x, b, 0));
+	cr_expect(is_callout(x, b, 5), "the block goes on behind it");
+	cr_expect_eq(b->stop, 5);
+	biased_record(b, SPILL_RDX | RECOVER_RDI_BIAS | RECOVER_RSI_BIAS);
 	close_world(x);
 }
 
@@ -396,6 +558,24 @@ Test(translate, a_block_ends_with_its_page)
 	cr_assert_eq(b->len, 3);
 	cr_assert_not(is_callout(x, b, 3));
 	cr_assert_eq(x->bt->links[x->bt->n_links - 2].target, PC + 0x2000);
+	close_world(x);
+}
+
+Test(translate, a_block_ends_before_its_room_does)
+{
+	static const char *const guest[] = {"9d", "0f01f8", "9c", "54", "fb"};
+	struct world *x = open_world();
+
+	for (unsigned g = 0; g < ARRAY_LEN(guest); g++) {
+		unsigned len = 0;
+
+		bt_flush(x->bt);
+		for (unsigned i = 0; i < 2 * BT_MAX_INSNS; i++)
+			len += put(x, len, guest[g]);
+		put(x, len, "f4");
+		cr_expect_leq(block_at(x, PC)->host_len, BT_BLOCK_ROOM);
+		cr_expect_leq(block_at(x, PC)->len, BT_MAX_INSNS * (len / (2 * BT_MAX_INSNS)));
+	}
 	close_world(x);
 }
 

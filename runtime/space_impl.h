@@ -1,0 +1,155 @@
+/*
+ * The inside of the space mechanism, shared by space_*.c. space_layout.h has what the space itself
+ * sees.
+ */
+#ifndef RINGSHIFT_SPACE_IMPL_H
+#define RINGSHIFT_SPACE_IMPL_H
+
+#include <linux/filter.h>
+#include <sys/types.h>
+
+#include "space.h"
+#include "space_layout.h"
+
+#define SPACE_SLOTS    512 /* the first is the zygote's */
+#define SPACE_QUEUE    64  /* at most half a ring, so that it never wraps onto unfinished records */
+#define SPACE_USER_END 0x7ffffffff000ull
+
+/* Descriptors in the zygote and the mappers; guest tasks have none. */
+#define SPACE_RAM_FD  0
+#define SPACE_POOL_FD 1
+
+enum space_command_kind { COMMAND_MAP, COMMAND_PROTECT, COMMAND_UNMAP };
+
+struct space_command {
+	enum space_command_kind kind;
+	int prot;
+	u64 va, len, ram_off;
+};
+
+struct space {
+	struct space_pool *pool;
+	struct space *next; /* in the list of free ones */
+	u8 *slot;           /* its pages as we see them: slot + SPACE_CTL and so on */
+	unsigned index;     /* of the slot */
+	unsigned place;
+	u64 base; /* where the stub lies in the space */
+	pid_t guest, mapper;
+	bool dead;
+	bool parked;  /* sleeps where nobody will wake it */
+	bool stopped; /* by SIGSTOP */
+	bool used;    /* has been handed out */
+
+	u32 tail;   /* records given to the mapper, ever */
+	u32 proven; /* of these, certainly executed */
+	unsigned commands;
+	struct space_command queue[SPACE_QUEUE];
+
+	u32 run;        /* number of the last run */
+	u32 spin;       /* TSC ticks worth spinning for an exit */
+	u32 guest_spin; /* and, in G, for the next run */
+	u64 xsave_off;  /* in the slot: where the vector state is */
+	_Atomic bool running;
+	_Atomic bool kicked; /* a signal may be on its way to G */
+};
+
+struct space_pool {
+	struct stats *stats;
+	u8 *slots; /* the pool's memfd */
+	int fd;
+	pid_t monitor;
+	struct space zygote; /* a slot, a mapper and nothing else */
+	struct space *space[SPACE_SLOTS];
+	struct space *free;
+	struct space *making; /* asked for, not yet seen to be ready */
+	u64 xsave_mask;
+	u32 xsave_size, mxcsr_mask;
+	struct {
+		u32 offset, size;
+	} component[64];
+	u32 spin_max; /* 0 with a single processor */
+};
+
+static inline struct space_ctl *space_ctl(const struct space *sp)
+{
+	return (struct space_ctl *)(sp->slot + SPACE_CTL);
+}
+static inline struct space_state *space_state(const struct space *sp)
+{
+	return (struct space_state *)(sp->slot + SPACE_STATE);
+}
+#define SPACE_COUNT(sp, id) ((sp)->pool->stats->n[STAT_##id]++)
+
+/* space_wait.c: futexes, spinning, CPU time. */
+int space_futex_wake(_Atomic u32 *word);
+/* Sleep while *word is value, at most ms; early returns are possible. */
+void space_futex_wait(_Atomic u32 *word, u32 value, unsigned ms);
+/* Move a sleeper from one word to the other; true: there was one, and it sleeps there now. */
+bool space_futex_move(_Atomic u32 *from, u32 value, u32 *to);
+u64 space_ticks(void);
+u64 space_now_ms(void);
+/* CPU time of another process, in microseconds. */
+u64 space_cpu_us(pid_t pid);
+/* Has a child of ours ended? It stays a zombie, so that its pid stays its own. */
+bool space_gone(pid_t pid);
+/* How long to spin for something on another processor: 0 if there is none. */
+u32 space_spin_limit(void);
+
+/* space_script.c: what the tasks of a space do before they are one. */
+#define SPACE_FILTER_MAX 96
+struct space_setup {
+	struct space_record zygote_child[8]; /* the zygote's slot: what a new space does first */
+	struct space_record mapper[8], guest[16];
+	struct sock_filter mapper_filter[SPACE_FILTER_MAX], guest_filter[SPACE_FILTER_MAX];
+	struct sock_fprog mapper_program, guest_program;
+	struct {
+		u64 handler, flags, restorer, mask;
+	} action; /* the kernel's struct sigaction */
+	struct {
+		u64 sp;
+		u32 flags, pad;
+		u64 size;
+	} stack;
+};
+_Static_assert(sizeof(struct space_setup) <= SPACE_STATE - SPACE_SETUP, "setup");
+void space_script_zygote(struct space *zygote);
+void space_script_space(struct space *sp);
+/* The zygote's record that starts sp, and the script it names. */
+struct space_record space_script_clone(struct space *sp);
+
+/* space_seccomp.c: number of instructions written to f. */
+unsigned space_seccomp_zygote(struct sock_filter *f, u64 base);
+unsigned space_seccomp_mapper(struct sock_filter *f, u64 base);
+unsigned space_seccomp_guest(struct sock_filter *f, u64 base);
+
+/* space_zygote.c */
+MUST_CHECK int space_zygote_start(struct space_pool *pool, int ram_fd, char *err, size_t err_size);
+
+/* space_map.c */
+/* Give records to the mapper without waiting; there must be room. */
+void space_post(struct space *sp, const struct space_record *r, unsigned n);
+/* Wait until it has executed all; -EIO if it died, -ETIMEDOUT. The word is the mapper's only if
+ * guest code cannot write it now. */
+MUST_CHECK int space_await(struct space *sp);
+MUST_CHECK int space_empty(struct space *sp);
+/* Does [va, va + len) meet the stub? */
+bool space_meets_stub(const struct space *sp, u64 va, u64 len);
+
+/* space_pool.c */
+void space_kill(struct space *sp);
+
+/* space_xsave.c */
+MUST_CHECK int space_xsave_probe(struct space_pool *pool, char *err, size_t err_size);
+void space_xsave_reset(struct space *sp);
+/* Make the image in the slot one that XRSTOR takes. */
+void space_xsave_clean(struct space *sp);
+
+/* space_exit.c */
+#define SPACE_USER_FLAGS  0x254dd5ull /* CF PF AF ZF SF TF DF OF NT RF AC ID */
+#define SPACE_FLAGS_FIXED 0x202ull
+/* What it is to execute at an address of the stub: a page the guest has not mapped. */
+struct space_exit space_exit_stub(u64 rip);
+/* The exit the space's state describes, and its registers. False: it describes none. */
+bool space_exit_decode(struct space *sp, struct space_regs *regs, struct space_exit *ex);
+
+#endif

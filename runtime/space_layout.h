@@ -1,0 +1,196 @@
+/*
+ * What lies where in a space: shared by the stub (space_stub.S) and the monitor (space_*.c).
+ *
+ * A space's own pages, from its base (one of the places):
+ *
+ *     CODE    r-x  the stub's instructions, one page for all spaces
+ *     CTL     r--  words the monitor writes
+ *     RING    r--  records for the mapper
+ *     SETUP   r--  scripts, filters and structures of the start
+ *     STATE   rw-  words the space writes; a vector state
+ *     STACK   rw-  the alternate signal stack
+ *
+ * All but CODE come from the space's slot in the pool's memfd, which the monitor has mapped too,
+ * writable. Guest code may read all of it and write STATE and STACK: what the monitor finds there
+ * is input, not fact.
+ */
+#ifndef RINGSHIFT_SPACE_LAYOUT_H
+#define RINGSHIFT_SPACE_LAYOUT_H
+
+#define SPACE_CODE       0x0000
+#define SPACE_CODE_SIZE  0x1000
+#define SPACE_CTL        0x1000
+#define SPACE_RING       0x2000
+#define SPACE_RING_SIZE  0x2000
+#define SPACE_SETUP      0x4000
+#define SPACE_STATE      0x5000
+#define SPACE_STACK      0x6000
+#define SPACE_STACK_SIZE 0x4000
+#define SPACE_SIZE       0xa000
+
+/* A signal frame at the top of the stack fits; below it the registers for the entry; a signal that
+ * comes while the stub runs goes further below. */
+#define SPACE_FRAME_MAX 0x1000
+#define SPACE_IMAGE     (SPACE_SIZE - SPACE_FRAME_MAX - 0x100)
+
+/* struct space_record */
+#define RECORD_SIZE  64
+#define RECORD_COUNT (SPACE_RING_SIZE / RECORD_SIZE)
+#define RECORD_JUMP  (-1) /* instead of a system call: to a0, with a1 as base, a2 as script */
+
+#define CHECK_NONE 0 /* whatever it returned */
+#define CHECK_OK   1 /* no error */
+#define CHECK_EQ   2 /* the same as a5 */
+#define CHECK_FORK 3 /* no error; the child goes on with the script at a5 */
+
+/* struct space_ctl: words that are waited for have a cache line of their own. */
+#define CTL_GO     (SPACE_CTL + 0x00)
+#define CTL_PARK   (SPACE_CTL + 0x40)
+#define CTL_TAIL   (SPACE_CTL + 0x80)
+#define CTL_KICK   (SPACE_CTL + 0xc0)
+#define CTL_SPIN   (SPACE_CTL + 0xc4)
+#define CTL_XSAVE  (SPACE_CTL + 0x100)
+#define CTL_RFBM   (SPACE_CTL + 0x108)
+#define CTL_FSBASE (SPACE_CTL + 0x110)
+#define CTL_GSBASE (SPACE_CTL + 0x118)
+#define CTL_DS     (SPACE_CTL + 0x120)
+#define CTL_ES     (SPACE_CTL + 0x122)
+#define CTL_FS     (SPACE_CTL + 0x124)
+#define CTL_GS     (SPACE_CTL + 0x126)
+
+/* struct space_state */
+#define ST_EXITED   (SPACE_STATE + 0x00)
+#define ST_G_SLEEPS (SPACE_STATE + 0x40)
+#define ST_K_SLEEPS (SPACE_STATE + 0x80)
+#define ST_ACK      (SPACE_STATE + 0xc0)
+#define ST_K_WAITS  (SPACE_STATE + 0xc4)
+#define ST_M_ERROR  (SPACE_STATE + 0xc8)
+#define ST_FRAME    (SPACE_STATE + 0x100)
+#define ST_KIND     (SPACE_STATE + 0x108)
+#define ST_FSBASE   (SPACE_STATE + 0x110)
+#define ST_GSBASE   (SPACE_STATE + 0x118)
+#define ST_DS       (SPACE_STATE + 0x120)
+#define ST_ES       (SPACE_STATE + 0x122)
+#define ST_FS       (SPACE_STATE + 0x124)
+#define ST_GS       (SPACE_STATE + 0x126)
+#define ST_G_PID    (SPACE_STATE + 0x140)
+#define ST_FAIL     (SPACE_STATE + 0x148)
+#define ST_FAIL_RAX (SPACE_STATE + 0x150)
+#define ST_CHILD    (SPACE_STATE + 0x158)
+#define ST_XSAVE    (SPACE_STATE + 0x200)
+
+/* ST_KIND: what the frame is. */
+#define KIND_NONE        0
+#define KIND_GUEST       1 /* guest code was interrupted */
+#define KIND_STUB        2 /* a fault in the stub: guest code jumped there */
+#define KIND_NOT_ENTERED 3 /* kicked before guest code began */
+
+/* In the kernel's struct ucontext, which the third argument of a handler points to. */
+#define UC_MCONTEXT 40
+#define UC_RDX      (UC_MCONTEXT + 96)
+#define UC_RIP      (UC_MCONTEXT + 128)
+#define UC_SIGNO    304 /* the siginfo follows in the frame */
+
+#define SPACE_KICK_SIGNAL 10 /* SIGUSR1 */
+
+#ifndef __ASSEMBLER__
+#include "base.h"
+
+struct space_record {
+	u64 nr, a[6];
+	u32 check, unused;
+};
+
+struct space_ctl {
+	_Atomic u32 go; /* number of the run G is to make; G waits for it to change */
+	u8 pad0[0x3c];
+	u32 park; /* never changes: where a parked G sleeps */
+	u8 pad1[0x3c];
+	_Atomic u32 tail; /* records given to M, ever; M waits for it to change */
+	u8 pad2[0x3c];
+	_Atomic u32 kick; /* do not enter */
+	_Atomic u32 spin; /* TSC ticks G may spin before it sleeps */
+	u8 pad3[0x38];
+	u64 xsave, rfbm, fs_base, gs_base;
+	u16 ds, es, fs, gs;
+};
+
+struct space_state {
+	_Atomic u32 exited; /* the run that ended last; the host clears it when G dies */
+	u8 pad0[0x3c];
+	_Atomic u32 g_sleeps;
+	u8 pad1[0x3c];
+	_Atomic u32 k_sleeps; /* wake me when you change exited */
+	u8 pad2[0x3c];
+	_Atomic u32 ack;     /* records M has executed, ever */
+	_Atomic u32 k_waits; /* wake me when you change ack */
+	_Atomic u64 m_error; /* what a record returned that failed */
+	u8 pad3[0x30];
+	_Atomic u64 frame;
+	_Atomic u32 kind;
+	u32 pad4;
+	u64 fs_base, gs_base;
+	u16 ds, es, fs, gs;
+	u8 pad5[0x18];
+	_Atomic u32 g_pid;
+	u32 pad6;
+	_Atomic u64 fail, fail_rax; /* the record of a script that failed, and how */
+	_Atomic u32 child;          /* the zygote's: pid of what it cloned */
+	u8 pad7[0xa4];
+	u8 xsave[0xe00]; /* the vector state when it is not in a signal frame */
+};
+
+/* What the stub pops before it leaves by IRETQ. */
+struct space_image {
+	u64 clean_flags;
+	u64 r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rbp, rbx, rdx, rcx, rax;
+	u64 rip, cs, rflags, rsp, ss;
+};
+
+/* clang-format off */
+#define LAYOUT(type, field, base, offset) \
+	_Static_assert(offsetof(struct type, field) + (base) == (offset), #field)
+LAYOUT(space_ctl, go, SPACE_CTL, CTL_GO);
+LAYOUT(space_ctl, park, SPACE_CTL, CTL_PARK);
+LAYOUT(space_ctl, tail, SPACE_CTL, CTL_TAIL);
+LAYOUT(space_ctl, kick, SPACE_CTL, CTL_KICK);
+LAYOUT(space_ctl, spin, SPACE_CTL, CTL_SPIN);
+LAYOUT(space_ctl, xsave, SPACE_CTL, CTL_XSAVE);
+LAYOUT(space_ctl, rfbm, SPACE_CTL, CTL_RFBM);
+LAYOUT(space_ctl, fs_base, SPACE_CTL, CTL_FSBASE);
+LAYOUT(space_ctl, gs_base, SPACE_CTL, CTL_GSBASE);
+LAYOUT(space_ctl, ds, SPACE_CTL, CTL_DS);
+LAYOUT(space_ctl, es, SPACE_CTL, CTL_ES);
+LAYOUT(space_ctl, fs, SPACE_CTL, CTL_FS);
+LAYOUT(space_ctl, gs, SPACE_CTL, CTL_GS);
+LAYOUT(space_state, exited, SPACE_STATE, ST_EXITED);
+LAYOUT(space_state, g_sleeps, SPACE_STATE, ST_G_SLEEPS);
+LAYOUT(space_state, k_sleeps, SPACE_STATE, ST_K_SLEEPS);
+LAYOUT(space_state, ack, SPACE_STATE, ST_ACK);
+LAYOUT(space_state, k_waits, SPACE_STATE, ST_K_WAITS);
+LAYOUT(space_state, m_error, SPACE_STATE, ST_M_ERROR);
+LAYOUT(space_state, frame, SPACE_STATE, ST_FRAME);
+LAYOUT(space_state, kind, SPACE_STATE, ST_KIND);
+LAYOUT(space_state, fs_base, SPACE_STATE, ST_FSBASE);
+LAYOUT(space_state, gs_base, SPACE_STATE, ST_GSBASE);
+LAYOUT(space_state, ds, SPACE_STATE, ST_DS);
+LAYOUT(space_state, es, SPACE_STATE, ST_ES);
+LAYOUT(space_state, fs, SPACE_STATE, ST_FS);
+LAYOUT(space_state, gs, SPACE_STATE, ST_GS);
+LAYOUT(space_state, g_pid, SPACE_STATE, ST_G_PID);
+LAYOUT(space_state, fail, SPACE_STATE, ST_FAIL);
+LAYOUT(space_state, fail_rax, SPACE_STATE, ST_FAIL_RAX);
+LAYOUT(space_state, child, SPACE_STATE, ST_CHILD);
+LAYOUT(space_state, xsave, SPACE_STATE, ST_XSAVE);
+#undef LAYOUT
+/* clang-format on */
+_Static_assert(sizeof(struct space_record) == RECORD_SIZE, "record");
+_Static_assert(sizeof(struct space_state) <= SPACE_STACK - SPACE_STATE, "state");
+_Static_assert(sizeof(struct space_image) <= 0x100, "image");
+
+/* The stub, to be copied, and places in it. */
+extern const u8 space_stub[], space_stub_end[];
+extern const u8 space_stub_script[], space_stub_mapper[], space_stub_first[], space_stub_handler[];
+extern const u8 space_stub_restorer[];
+#endif
+#endif

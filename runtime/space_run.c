@@ -1,0 +1,298 @@
+/*
+ * Running guest code in a space: entry, waiting for the exit, kicks, parking.
+ *
+ * G and the monitor hand over through two counters: go (ours, read-only in the space) is the number
+ * of the run wanted, exited (the space's) of the run that ended. Each side spins for a bounded time
+ * and then sleeps on the other's word; before it sleeps it says so, with a full barrier between
+ * that and the last look, so that no wake is lost between two sides that play by the rules. A side
+ * that does not (guest code can write exited and the sleep flag) hurts itself: we never sleep
+ * without a timeout.
+ *
+ * No kick is lost: it sets a word that G looks at after it has seen go, and then sends a signal. If
+ * that comes before G has looked, G sees the word; if after, the handler finds the way into guest
+ * code interrupted and reports that the run did not take place.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include "space_impl.h"
+
+#define SLEEP_MS       10
+#define ANSWER_CPU_US  20000 /* of G's own time, so that a busy host is not taken for an attack */
+#define GIVE_UP_MS     10000
+#define SELECTOR_DATA  0x2b /* Linux's flat user data segment */
+#define SPIN_FLOOR_DIV 16
+
+static bool is_canonical(u64 a)
+{
+	return (u64)((s64)(a << 16) >> 16) == a;
+}
+
+static u16 host_selector(u16 guest)
+{
+	return guest & ~3u ? SELECTOR_DATA : 0;
+}
+
+/* What the stub loads before guest code begins. */
+static void write_entry(struct space *sp, const struct space_regs *r)
+{
+	struct space_image *i = (struct space_image *)(sp->slot + SPACE_IMAGE);
+	struct space_ctl *c = space_ctl(sp);
+	const u64 *g = r->gpr;
+
+	*i = (struct space_image){.clean_flags = SPACE_FLAGS_FIXED,
+				  .rax = g[0],
+				  .rcx = g[1],
+				  .rdx = g[2],
+				  .rbx = g[3],
+				  .rsp = g[4],
+				  .rbp = g[5],
+				  .rsi = g[6],
+				  .rdi = g[7],
+				  .r8 = g[8],
+				  .r9 = g[9],
+				  .r10 = g[10],
+				  .r11 = g[11],
+				  .r12 = g[12],
+				  .r13 = g[13],
+				  .r14 = g[14],
+				  .r15 = g[15],
+				  .rip = r->rip,
+				  .cs = r->cs,
+				  .rflags = (r->rflags & SPACE_USER_FLAGS) | SPACE_FLAGS_FIXED,
+				  .ss = SELECTOR_DATA};
+	c->fs_base = r->fs_base;
+	c->gs_base = r->gs_base;
+	c->ds = host_selector(r->ds);
+	c->es = host_selector(r->es);
+	c->fs = host_selector(r->fs);
+	c->gs = host_selector(r->gs);
+	c->rfbm = sp->pool->xsave_mask;
+	c->xsave = sp->base + sp->xsave_off;
+	space_xsave_clean(sp);
+}
+
+static bool regs_valid(const struct space_regs *r)
+{
+	return (r->cs == SPACE_CS32 || r->cs == SPACE_CS64) && is_canonical(r->rip) &&
+	       is_canonical(r->fs_base) && is_canonical(r->gs_base);
+}
+
+void space_kick(struct space *sp)
+{
+	if (!atomic_load(&sp->running))
+		return;
+	atomic_store(&space_ctl(sp)->kick, 1);
+	atomic_store(&sp->kicked, true);
+	kill(sp->guest, SPACE_KICK_SIGNAL);
+}
+
+/* Let G see that go has changed. */
+static void wake_guest(struct space *sp)
+{
+	struct space_ctl *c = space_ctl(sp);
+
+	/* Whoever spun in vain spins less the next time. */
+	sp->guest_spin = atomic_load(&space_state(sp)->g_sleeps)
+			     ? MAX(sp->guest_spin / 2, sp->pool->spin_max / SPIN_FLOOR_DIV)
+			     : sp->pool->spin_max;
+	if (sp->stopped)
+		kill(sp->guest, SIGCONT);
+	/* The kernel may have had a reason of its own to bring it back to the first word. */
+	else if (sp->parked && space_futex_wake((_Atomic u32 *)&c->park) == 0)
+		space_futex_wake(&c->go);
+	if (!sp->parked && atomic_load(&space_state(sp)->g_sleeps))
+		space_futex_wake(&c->go);
+	sp->parked = sp->stopped = false;
+}
+
+/* Spin for the exit of the run; true if it came. A budget that was spent in vain is halved. */
+static bool spin_for_exit(struct space *sp, const _Atomic u32 *stop)
+{
+	struct space_state *st = space_state(sp);
+	u64 start = space_ticks();
+	u32 max = sp->pool->spin_max;
+
+	do {
+		if (atomic_load_explicit(&st->exited, memory_order_acquire) == sp->run) {
+			SPACE_COUNT(sp, space_spins_won);
+			sp->spin = max;
+			return true;
+		}
+		if (atomic_load_explicit(stop, memory_order_relaxed))
+			break;
+		__builtin_ia32_pause();
+	} while (space_ticks() - start < sp->spin);
+	SPACE_COUNT(sp, space_spins_lost);
+	sp->spin = MAX(sp->spin / 2, max / SPIN_FLOOR_DIV);
+	return false;
+}
+
+/* How long a kick has gone unanswered. */
+struct patience {
+	u64 since_ms, cpu_us;
+};
+
+static bool patience_lost(struct patience *p, const struct space *sp)
+{
+	u64 now = space_now_ms(), cpu = space_cpu_us(sp->guest);
+
+	if (!p->since_ms)
+		*p = (struct patience){now, cpu};
+	return now - p->since_ms > GIVE_UP_MS || cpu - p->cpu_us > ANSWER_CPU_US;
+}
+
+/* Sleep until the exit. False: the space is dead. */
+static bool sleep_for_exit(struct space *sp, const _Atomic u32 *stop)
+{
+	struct space_state *st = space_state(sp);
+	struct patience p = {0};
+	bool alive = true;
+	u32 seen;
+
+	for (;;) {
+		atomic_store(&st->k_sleeps, 1);
+		seen = atomic_load(&st->exited);
+		if (seen == sp->run)
+			break;
+		if (seen == 0 && space_gone(sp->guest)) {
+			alive = false;
+			break;
+		}
+		if (atomic_load(stop)) {
+			SPACE_COUNT(sp, space_kicks);
+			space_kick(sp);
+			alive = !patience_lost(&p, sp);
+			if (!alive)
+				break;
+		}
+		space_futex_wait(&st->exited, seen, SLEEP_MS);
+		if (atomic_load(&st->exited) == 0 && space_gone(sp->guest)) {
+			alive = false;
+			break;
+		}
+	}
+	atomic_store(&st->k_sleeps, 0);
+	return alive;
+}
+
+/* Start the run and wait for its end. False: the space is dead. *entered: it was not stopped
+ * before it began. */
+static bool do_run(struct space *sp, const _Atomic u32 *stop, bool *entered)
+{
+	struct space_ctl *c = space_ctl(sp);
+	struct space_state *st = space_state(sp);
+
+	atomic_store(&st->frame, 0);
+	atomic_store(&st->kind, KIND_NONE);
+	atomic_store(&c->kick, 0);
+	atomic_store(&sp->running, true); /* from here on space_kick acts; before, *stop is seen */
+	*entered = !atomic_load(stop);
+	if (!*entered) {
+		atomic_store(&sp->running, false);
+		return true;
+	}
+	atomic_store(&c->spin, sp->guest_spin);
+	if (!++sp->run) /* 0 says that G died */
+		sp->run++;
+	atomic_store(&c->go, sp->run);
+	wake_guest(sp);
+	*entered = spin_for_exit(sp, stop) || sleep_for_exit(sp, stop);
+	atomic_store(&sp->running, false);
+	return *entered;
+}
+
+static void count_exit(struct space *sp, enum space_exit_kind kind)
+{
+	if (kind == SPACE_KICKED)
+		SPACE_COUNT(sp, space_kicked);
+	else if (kind == SPACE_FAULT)
+		SPACE_COUNT(sp, space_faults);
+	else
+		SPACE_COUNT(sp, space_syscalls);
+}
+
+int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop,
+	      struct space_exit *ex)
+{
+	bool entered;
+	int ret;
+
+	*ex = (struct space_exit){.kind = SPACE_KICKED};
+	if (!regs_valid(regs))
+		return -EINVAL;
+	ret = space_sync(sp);
+	if (ret)
+		return ret;
+	/* The guest has nothing mapped where the stub is. */
+	if (space_meets_stub(sp, regs->rip, 1)) {
+		*ex = space_exit_stub(regs->rip);
+		return 0;
+	}
+	write_entry(sp, regs);
+	SPACE_COUNT(sp, space_runs);
+	if (!do_run(sp, stop, &entered) || (entered && !space_exit_decode(sp, regs, ex))) {
+		space_kill(sp);
+		ex->kind = SPACE_DEAD;
+		return 0;
+	}
+	count_exit(sp, ex->kind);
+	return 0;
+}
+
+/*
+ * Parking, the quick way: G said that it sleeps, and the kernel found it on the word it may wait
+ * for and moved it to one that nobody will wake. It leaves that sleep for a signal only. So this
+ * is no proof while a kick may be on its way to G, and it may fail, since guest code need not
+ * sleep.
+ */
+static bool park_asleep(struct space *sp)
+{
+	struct space_ctl *c = space_ctl(sp);
+	u64 end = space_ticks() + sp->pool->spin_max;
+
+	atomic_store(&c->spin, 0);
+	do {
+		if (atomic_load(&sp->kicked))
+			return false;
+		if (atomic_load(&space_state(sp)->g_sleeps) &&
+		    space_futex_move(&c->go, sp->run, &c->park))
+			return true;
+		__builtin_ia32_pause();
+	} while (space_ticks() < end);
+	return false;
+}
+
+/* The slow way, which cannot be refused. All signals sent before have been taken by then. */
+static int park_stopped(struct space *sp)
+{
+	siginfo_t info = {.si_pid = 0};
+
+	SPACE_COUNT(sp, space_stops);
+	atomic_store(&sp->kicked, false);
+	kill(sp->guest, SIGSTOP);
+	while (waitid(P_PID, sp->guest, &info, WSTOPPED | WEXITED | WNOWAIT | __WALL) < 0)
+		if (errno != EINTR)
+			break;
+	if (info.si_code != CLD_STOPPED) {
+		space_kill(sp);
+		return -EIO;
+	}
+	/* Take the report, or the next wait finds it again. */
+	waitid(P_PID, sp->guest, &info, WSTOPPED | WNOHANG | __WALL);
+	sp->stopped = true;
+	return 0;
+}
+
+int space_park(struct space *sp)
+{
+	if (sp->dead)
+		return -EIO;
+	if (sp->parked || sp->stopped)
+		return 0;
+	SPACE_COUNT(sp, space_parks);
+	sp->parked = park_asleep(sp);
+	return sp->parked ? 0 : park_stopped(sp);
+}

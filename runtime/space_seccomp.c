@@ -1,0 +1,172 @@
+/*
+ * The seccomp filters, one per kind of task. A filter sees the call number and the six arguments,
+ * never memory; addresses of the stub are constants in it, so each space has its own.
+ *
+ *     zygote   what setting up a space takes; inherited by all, so that it too must trap what the
+ *              guest's filter traps: for a task without a handler that is the end as well
+ *     mapper   map guest RAM, unmap, protect, anywhere but over the stub; wait and wake
+ *     guest    wait for the monitor on one word, wake it on another; everything else is
+ *              the guest's own system call and traps
+ *
+ * All stub addresses are below 4 GiB, which the 32-bit arithmetic of a filter relies on.
+ */
+#include <asm/unistd_64.h>
+#include <linux/audit.h>
+#include <linux/futex.h>
+#include <linux/seccomp.h>
+#include <sys/mman.h>
+
+#include "space_impl.h"
+
+#define NR      offsetof(struct seccomp_data, nr)
+#define ARCH    offsetof(struct seccomp_data, arch)
+#define LO(arg) (offsetof(struct seccomp_data, args) + 8 * (arg))
+#define HI(arg) (LO(arg) + 4)
+
+/* A program being written. Jumps are to the next "else" that is closed. */
+struct filter {
+	struct sock_filter *f;
+	unsigned n;
+	u32 otherwise; /* the verdict of what is not allowed */
+};
+
+static void put(struct filter *p, u16 code, u8 jt, u8 jf, u32 k)
+{
+	BUG_ON(p->n == SPACE_FILTER_MAX);
+	p->f[p->n++] = (struct sock_filter){.code = code, .jt = jt, .jf = jf, .k = k};
+}
+
+static void verdict(struct filter *p, u32 k)
+{
+	put(p, BPF_RET | BPF_K, 0, 0, k);
+}
+
+static void load(struct filter *p, u32 off)
+{
+	put(p, BPF_LD | BPF_W | BPF_ABS, 0, 0, off);
+}
+
+/* Unless the word is k, it ends here. */
+static void require(struct filter *p, u32 off, u32 k)
+{
+	load(p, off);
+	put(p, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, k);
+	verdict(p, p->otherwise);
+}
+
+static void begin(struct filter *p)
+{
+	require(p, ARCH, AUDIT_ARCH_X86_64);
+	load(p, NR);
+}
+
+/* If the number in the accumulator is nr, what follows up to end_call; else on after it. */
+static unsigned call(struct filter *p, u32 nr)
+{
+	put(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 0, nr);
+	return p->n - 1;
+}
+
+static void end_call(struct filter *p, unsigned at)
+{
+	verdict(p, SECCOMP_RET_ALLOW);
+	p->f[at].jf = p->n - at - 1;
+}
+
+/* FUTEX_WAIT without a timeout on wait, FUTEX_WAKE on wake. */
+static void allow_futex(struct filter *p, u64 wait, u64 wake)
+{
+	unsigned nr = call(p, __NR_futex), op;
+
+	require(p, HI(0), 0);
+	load(p, LO(1));
+	op = call(p, FUTEX_WAKE);
+	require(p, LO(0), wake);
+	end_call(p, op);
+	require(p, LO(1), FUTEX_WAIT);
+	require(p, LO(0), wait);
+	require(p, LO(3), 0);
+	require(p, HI(3), 0);
+	end_call(p, nr);
+}
+
+/*
+ * Unless [arg 0, arg 0 + arg 1) keeps clear of the stub, it ends here. Clear is what starts at or
+ * after its end, or ends at or before its base: len <= base - start, when both are 32 bits.
+ */
+static void require_clear(struct filter *p, u64 base)
+{
+	u32 from = (u32)base, to = (u32)base + SPACE_SIZE;
+
+	load(p, HI(0));
+	put(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 11, 0); /* above 4 GiB: clear */
+	load(p, LO(0));
+	put(p, BPF_JMP | BPF_JGE | BPF_K, 9, 0, to);
+	put(p, BPF_JMP | BPF_JGT | BPF_K, 7, 0, from);
+	put(p, BPF_ALU | BPF_NEG, 0, 0, 0);
+	put(p, BPF_ALU | BPF_ADD | BPF_K, 0, 0, from);
+	put(p, BPF_MISC | BPF_TAX, 0, 0, 0); /* X: the room below the stub */
+	load(p, HI(1));
+	put(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 2, 0);
+	load(p, LO(1));
+	put(p, BPF_JMP | BPF_JGT | BPF_X, 0, 1, 0);
+	verdict(p, p->otherwise);
+}
+
+unsigned space_seccomp_guest(struct sock_filter *f, u64 base)
+{
+	struct filter p = {.f = f, .otherwise = SECCOMP_RET_TRAP};
+
+	begin(&p);
+	allow_futex(&p, base + CTL_GO, base + ST_EXITED);
+	verdict(&p, p.otherwise);
+	return p.n;
+}
+
+unsigned space_seccomp_mapper(struct sock_filter *f, u64 base)
+{
+	struct filter p = {.f = f, .otherwise = SECCOMP_RET_KILL_PROCESS};
+	unsigned nr;
+
+	begin(&p);
+	allow_futex(&p, base + CTL_TAIL, base + ST_ACK);
+	nr = call(&p, __NR_mmap);
+	require(&p, LO(3), MAP_SHARED | MAP_FIXED);
+	require(&p, LO(4), SPACE_RAM_FD);
+	require_clear(&p, base);
+	end_call(&p, nr);
+	load(&p, NR);
+	put(&p, BPF_JMP | BPF_JEQ | BPF_K, 2, 0, __NR_munmap);
+	put(&p, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, __NR_mprotect);
+	verdict(&p, p.otherwise);
+	require_clear(&p, base);
+	verdict(&p, SECCOMP_RET_ALLOW);
+	return p.n;
+}
+
+unsigned space_seccomp_zygote(struct sock_filter *f, u64 base)
+{
+	static const u32 allowed[] = {__NR_mmap,
+				      __NR_munmap,
+				      __NR_mprotect,
+				      __NR_futex,
+				      __NR_clone,
+				      __NR_prctl,
+				      __NR_getppid,
+				      __NR_close_range,
+				      __NR_sigaltstack,
+				      __NR_rt_sigaction,
+				      __NR_set_tid_address,
+				      __NR_seccomp,
+				      __NR_exit_group,
+				      462 /* mseal */};
+	struct filter p = {.f = f, .otherwise = SECCOMP_RET_TRAP};
+
+	(void)base;
+	begin(&p);
+	for (unsigned i = 0; i < ARRAY_LEN(allowed); i++)
+		put(&p, BPF_JMP | BPF_JEQ | BPF_K, ARRAY_LEN(allowed) - i, 0, allowed[i]);
+	verdict(&p, p.otherwise);
+	verdict(&p, SECCOMP_RET_ALLOW);
+	return p.n;
+}

@@ -1,0 +1,266 @@
+/*
+ * The stub: all the code of ours that there is in a space. Position-independent, copied to the
+ * first page of the space; no stack but what the handler says, no data but the pages of
+ * space_layout.h, which follow at fixed distances.
+ *
+ * Three things live here: the executor of scripts, with which every task sets itself up; M, the
+ * mapper, which is the same executor in a loop; G's signal handler, its wait for the monitor, and
+ * the way into guest code.
+ *
+ * Guest code can jump to any byte of this with any registers. That is harmless: the system calls
+ * here are G's then, and G's filter lets through nothing but a wait and a wake. It is the record
+ * pages being read-only that keeps M, which has other rights, to the monitor's orders.
+ *
+ * M uses registers only. No memory that it reads can be written by guest code.
+ */
+#include <asm/unistd_64.h>
+
+#include "space_layout.h"
+
+#define FUTEX_WAIT 0
+#define FUTEX_WAKE 1
+
+	.section .rodata
+	.balign	64
+	.globl	space_stub, space_stub_end, space_stub_script, space_stub_mapper
+	.globl	space_stub_first, space_stub_handler, space_stub_restorer
+space_stub:
+
+/*
+ * Execute the record at RBX: result in RAX, on to R14. Changes RCX, RDX, RSI, RDI, R8-R11.
+ */
+record:
+	movq	0(%rbx), %rax
+	movq	8(%rbx), %rdi
+	movq	16(%rbx), %rsi
+	movq	24(%rbx), %rdx
+	movq	32(%rbx), %r10
+	movq	40(%rbx), %r8
+	movq	48(%rbx), %r9
+	cmpq	$RECORD_JUMP, %rax
+	je	1f
+	syscall
+	jmp	*%r14
+1:	movq	%rsi, %r15
+	movq	%rdx, %rbx
+	jmp	*%rdi
+
+/*
+ * Execute the records from RBX on, until one jumps away or fails. R15 is the base of a space whose
+ * STATE takes the report of a failure.
+ */
+space_stub_script:
+	leaq	1f(%rip), %r14
+	jmp	record
+1:	movl	56(%rbx), %ecx
+	cmpl	$CHECK_EQ, %ecx
+	je	2f
+	jb	3f
+	testq	%rax, %rax		/* CHECK_FORK */
+	jnz	4f
+	movq	%r9, %rbx
+	jmp	space_stub_script
+2:	cmpq	%r9, %rax
+	jne	5f
+	jmp	6f
+3:	testl	%ecx, %ecx
+	jz	6f
+4:	cmpq	$-4095, %rax
+	jae	5f
+6:	addq	$RECORD_SIZE, %rbx
+	jmp	space_stub_script
+5:	movq	%rax, ST_FAIL_RAX(%r15)
+	movq	%rbx, ST_FAIL(%r15)
+	movl	$1, %edi
+	movl	$__NR_exit_group, %eax
+	syscall
+	ud2
+
+/*
+ * M, and the zygote. R15 base, R12 records executed, R13 records there are.
+ */
+space_stub_mapper:
+	xorl	%r12d, %r12d
+mapper_done:
+	movl	%r12d, %eax
+	xchgl	%eax, ST_ACK(%r15)
+	cmpl	$0, ST_K_WAITS(%r15)
+	je	mapper_wait
+	leaq	ST_ACK(%r15), %rdi
+	movl	$FUTEX_WAKE, %esi
+	movl	$1, %edx
+	movl	$__NR_futex, %eax
+	syscall
+mapper_wait:
+	movl	CTL_TAIL(%r15), %r13d
+	cmpl	%r12d, %r13d
+	jne	mapper_next
+	leaq	CTL_TAIL(%r15), %rdi
+	movl	$FUTEX_WAIT, %esi
+	movl	%r12d, %edx
+	xorl	%r10d, %r10d
+	movl	$__NR_futex, %eax
+	syscall
+	jmp	mapper_wait
+mapper_next:
+	movl	%r12d, %ebx
+	andl	$(RECORD_COUNT - 1), %ebx
+	shll	$6, %ebx
+	leaq	SPACE_RING(%r15, %rbx), %rbx
+	leaq	1f(%rip), %r14
+	jmp	record
+1:	cmpl	$CHECK_FORK, 56(%rbx)
+	jne	2f
+	testq	%rax, %rax
+	jnz	2f
+	movq	%r9, %rbx
+	jmp	space_stub_script
+2:	cmpq	$-4095, %rax
+	jb	3f
+	movq	%rax, ST_M_ERROR(%r15)
+3:	incl	%r12d
+	cmpl	%r12d, %r13d
+	jne	mapper_next
+	jmp	mapper_done
+
+/* G, after its script: R15 base. */
+space_stub_first:
+	movl	$KIND_NONE, ST_KIND(%r15)
+	jmp	handler_saved
+
+/*
+ * G's handler of every signal it may get: RDX struct ucontext. It never returns to the
+ * kernel: guest code is resumed by IRETQ, with no signal blocked. So signals nest; a kick can come
+ * at any instruction here. Up to handler_saved the nested frame leads back to the frame that
+ * counts; from there to the wait all can be done again; in the wait there is nothing to lose; from
+ * entry on the run has not happened.
+ */
+space_stub_handler:
+	leaq	space_stub(%rip), %rbx
+	movq	UC_RIP(%rdx), %rax
+	subq	%rbx, %rax
+	cmpq	$SPACE_CODE_SIZE, %rax
+	jb	nested
+	movq	%rdx, ST_FRAME(%rbx)
+	movl	$KIND_GUEST, ST_KIND(%rbx)
+handler_saved:
+	leaq	space_stub(%rip), %rbx
+	leaq	SPACE_IMAGE(%rbx), %rsp
+	rdfsbase %rax
+	movq	%rax, ST_FSBASE(%rbx)
+	rdgsbase %rax
+	movq	%rax, ST_GSBASE(%rbx)
+	movw	%ds, ST_DS(%rbx)
+	movw	%es, ST_ES(%rbx)
+	movw	%fs, ST_FS(%rbx)
+	movw	%gs, ST_GS(%rbx)
+	movl	CTL_GO(%rbx), %eax
+	xchgl	%eax, ST_EXITED(%rbx)
+wait:
+	leaq	space_stub(%rip), %rbx
+	leaq	SPACE_IMAGE(%rbx), %rsp
+	movl	ST_EXITED(%rbx), %r12d
+	cmpl	$0, ST_K_SLEEPS(%rbx)
+	je	1f
+	leaq	ST_EXITED(%rbx), %rdi
+	movl	$FUTEX_WAKE, %esi
+	movl	$1, %edx
+	movl	$__NR_futex, %eax
+	syscall
+1:	rdtsc
+	movl	%eax, %r13d
+2:	cmpl	%r12d, CTL_GO(%rbx)
+	jne	entry
+	pause
+	rdtsc
+	subl	%r13d, %eax
+	cmpl	CTL_SPIN(%rbx), %eax
+	jb	2b
+	movl	$1, %eax
+	xchgl	%eax, ST_G_SLEEPS(%rbx)
+	leaq	CTL_GO(%rbx), %rdi
+	movl	$FUTEX_WAIT, %esi
+	movl	%r12d, %edx
+	xorl	%r10d, %r10d
+	movl	$__NR_futex, %eax
+	syscall
+	movl	$0, ST_G_SLEEPS(%rbx)
+	jmp	1b
+
+entry:
+	cmpl	$0, CTL_KICK(%rbx)
+	jne	not_entered
+	movq	CTL_XSAVE(%rbx), %rcx
+	movl	CTL_RFBM(%rbx), %eax
+	movl	CTL_RFBM+4(%rbx), %edx
+	xrstor64 (%rcx)
+	movl	%ds, %eax
+	cmpw	%ax, CTL_DS(%rbx)
+	je	1f
+	movw	CTL_DS(%rbx), %ds
+1:	movl	%es, %eax
+	cmpw	%ax, CTL_ES(%rbx)
+	je	1f
+	movw	CTL_ES(%rbx), %es
+1:	movl	%fs, %eax
+	cmpw	%ax, CTL_FS(%rbx)
+	je	1f
+	movw	CTL_FS(%rbx), %fs
+1:	movl	%gs, %eax
+	cmpw	%ax, CTL_GS(%rbx)
+	je	1f
+	movw	CTL_GS(%rbx), %gs
+1:	movq	CTL_FSBASE(%rbx), %rax
+	wrfsbase %rax
+	movq	CTL_GSBASE(%rbx), %rax
+	wrgsbase %rax
+	leaq	SPACE_IMAGE(%rbx), %rsp
+	popfq				/* IRETQ with NT set would fault */
+	popq	%r15
+	popq	%r14
+	popq	%r13
+	popq	%r12
+	popq	%r11
+	popq	%r10
+	popq	%r9
+	popq	%r8
+	popq	%rdi
+	popq	%rsi
+	popq	%rbp
+	popq	%rbx
+	popq	%rdx
+	popq	%rcx
+	popq	%rax
+	iretq
+not_entered:
+	movl	$KIND_NOT_ENTERED, ST_KIND(%rbx)
+	jmp	handler_saved
+
+/*
+ * The signal interrupted this very code: RAX is where. RDX alone leads back, so that every step
+ * can be repeated.
+ */
+nested:
+	cmpl	$SPACE_KICK_SIGNAL, UC_SIGNO(%rdx)
+	jne	2f
+	cmpq	$(nested - space_stub), %rax
+	jae	1f
+	cmpq	$(entry - space_stub), %rax
+	jae	not_entered
+	cmpq	$(wait - space_stub), %rax
+	jae	wait
+	cmpq	$(handler_saved - space_stub), %rax
+	jae	handler_saved
+	cmpq	$(space_stub_handler - space_stub), %rax
+	jb	2f
+1:	movq	UC_RDX(%rdx), %rdx
+	jmp	space_stub_handler
+2:	movq	%rdx, ST_FRAME(%rbx)
+	movl	$KIND_STUB, ST_KIND(%rbx)
+	jmp	handler_saved
+
+/* Signals are given a restorer because the kernel wants one. */
+space_stub_restorer:
+	ud2
+space_stub_end:
+	.section .note.GNU-stack, "", @progbits

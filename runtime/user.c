@@ -1,0 +1,500 @@
+/*
+ * Ring 3 runs natively, in spaces (space.h): processes that hold nothing but shadow pages of one
+ * guest address space. There is one for each CR3 that has lately run user code; they are a cache,
+ *and the least recently used one goes when there are too many.
+ *
+ * A space's pages are a shadow (mmu/shadow.h) like that of the kernel half, only that it lives in
+ * another process. It is filled on faults and checked against the guest's tables when the guest
+ * flushes: a load of CR3 sends for the space of that CR3 and compares all of it before the next
+ *entry, INVLPG compares one page. Entries of other spaces need no attention: before they run again
+ * their CR3 is loaded.
+ *
+ * What came out of a space is believed as far as a program could have done it itself:
+ *
+ *	SYSCALL			enters the guest's kernel as the instruction does
+ *	page fault		hidden: map, go on; true: #PF as the guest's tables have it
+ *	anything else		the single-step engine executes the instruction and raises what
+ *				there is to raise. So #GP, #UD, INT n, CPUID under faulting, I/O,
+ *MMIO need no code of their own.
+ *
+ * A program that lies (writes the page it shares with us) can only bring its own registers into a
+ * state it could have reached anyway. It could also claim to have left and run on: so before the
+ * guest's kernel goes on past a flush that concerns it, the space is parked (space.h).
+ *
+ * The vector state stays in the space's signal frame until somebody asks (cpu_fetch_vec).
+ *
+ * Not run here: code in segments other than the host's own flat ones (same selectors, as Linux has
+ * them), anything while breakpoints are armed or TF is set, 16-bit and v86 code.
+ */
+#include "user.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <uthash.h>
+
+#include "mmu.h"
+#include "op.h"
+#include "shadow.h"
+#include "space.h"
+#include "vec_image.h"
+#include "xstate.h"
+
+#define MAX_SPACES 64u
+#define MAX_INVLPG 32u
+#define USER_LIMIT 0x7ffffffff000ull /* what the host lets a process have */
+#define USER_FLAGS (FL_ARITH | FL_TF | FL_DF | FL_AC | FL_ID | FL_NT)
+#define HOST_CS64  0x33
+#define HOST_CS32  0x23
+#define HOST_DATA  0x2b
+
+struct user_space {
+	u64 cr3;
+	u64 used; /* the clock when it last ran */
+	struct space *space;
+	struct shadow *shadow;
+	unsigned avoid;    /* places of the stub that have not done */
+	bool collided;     /* the guest maps something where the stub lies */
+	UT_hash_handle hh; /* by cr3 */
+};
+
+struct user {
+	struct cpu *c;
+	struct space_pool *pool;
+	struct vec_layout layout;
+	struct user_space *spaces; /* by CR3 */
+	struct user_space *now;    /* the one of the current CR3, NULL: look for it */
+	struct user_space *vec_in; /* c->vec_away: where the state is */
+	u64 clock;
+	bool stale;               /* `now` must be compared whole */
+	gva_t invlpg[MAX_INVLPG]; /* and these pages of it */
+	unsigned n_invlpg;
+	u64 fault_rip, fault_cr2;       /* of the last hidden fault */
+	struct space *volatile running; /* for user_kick */
+	u8 *image;                      /* a vector state on its way */
+	struct mmu_follower follower;
+};
+
+/* --- flushes --- */
+
+static void park(struct user *u)
+{
+	if (u->now && space_park(u->now->space))
+		u->c->stats->n[STAT_user_park_failures]++;
+}
+
+static void on_flush(void *opaque, bool mode)
+{
+	struct user *u = opaque;
+	struct user_space *s, *tmp;
+
+	park(u);
+	u->now = NULL;
+	u->n_invlpg = 0;
+	if (mode)
+		HASH_ITER(hh, u->spaces, s, tmp)
+	shadow_flush_all(s->shadow);
+}
+
+static void on_invlpg(void *opaque, gva_t va)
+{
+	struct user *u = opaque;
+
+	if (!u->now || u->stale || va >= USER_LIMIT)
+		return;
+	park(u);
+	if (u->n_invlpg < MAX_INVLPG)
+		u->invlpg[u->n_invlpg++] = va;
+	else
+		u->stale = true;
+}
+
+static void on_revoke_write(void *opaque, gpa_t page)
+{
+	struct user *u = opaque;
+	struct user_space *s, *tmp;
+
+	HASH_ITER(hh, u->spaces, s, tmp)
+	{
+		shadow_revoke_write(s->shadow, page);
+	}
+}
+
+/* --- spaces by CR3 --- */
+
+static int map_in_space(void *opaque, gva_t va, u64 len, int prot, u64 ram_off)
+{
+	struct user_space *s = opaque;
+	int rc = space_map(s->space, va, len, prot, ram_off);
+
+	s->collided |= rc == -EBUSY;
+	return rc;
+}
+
+static int protect_in_space(void *opaque, gva_t va, u64 len, int prot)
+{
+	struct user_space *s = opaque;
+
+	return space_protect(s->space, va, len, prot);
+}
+
+static int unmap_in_space(void *opaque, gva_t va, u64 len)
+{
+	struct user_space *s = opaque;
+
+	int rc = space_unmap(s->space, va, len);
+
+	/* Else the space is dead, which the next entry finds out. */
+	BUG_ON(rc == -EINVAL || rc == -EBUSY);
+	return 0;
+}
+
+static const struct shadow_ops space_ops = {
+    .map = map_in_space, .protect = protect_in_space, .unmap = unmap_in_space};
+
+static void drop(struct user *u, struct user_space *s)
+{
+	if (u->vec_in == s)
+		user_fetch_vec(u);
+	if (u->now == s)
+		u->now = NULL;
+	HASH_DEL(u->spaces, s);
+	shadow_free(s->shadow);
+	space_put(s->space);
+	free(s);
+}
+
+static void drop_oldest(struct user *u)
+{
+	struct user_space *s, *tmp, *oldest = u->spaces;
+
+	HASH_ITER(hh, u->spaces, s, tmp)
+	{
+		if (s->used < oldest->used)
+			oldest = s;
+	}
+	drop(u, oldest);
+	u->c->stats->n[STAT_user_spaces_evicted]++;
+}
+
+static const struct shadow_range user_half = {.last = USER_LIMIT - 1, .user = true};
+
+static struct user_space *make(struct user *u, u64 cr3, unsigned avoid)
+{
+	struct user_space *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	if (HASH_COUNT(u->spaces) >= MAX_SPACES)
+		drop_oldest(u);
+	s->cr3 = cr3;
+	s->avoid = avoid;
+	s->space = space_get(u->pool, avoid);
+	s->shadow = shadow_new(u->c->mmu.ram, u->c->stats, &user_half, &space_ops, s);
+	if (!s->space || !s->shadow) {
+		if (s->space)
+			space_put(s->space);
+		shadow_free(s->shadow);
+		free(s);
+		return NULL;
+	}
+	HASH_ADD(hh, u->spaces, cr3, sizeof(s->cr3), s);
+	return s;
+}
+
+/* The space of the current CR3, with nothing in it that the guest has flushed. NULL: the host has
+ * none for us. */
+static struct user_space *current(struct user *u)
+{
+	struct cpu *c = u->c;
+	struct user_space *s = u->now;
+	unsigned i;
+
+	if (!s) {
+		u64 cr3 = c->cr3 & PAGE_MASK;
+
+		HASH_FIND(hh, u->spaces, &cr3, sizeof(cr3), s);
+		if (!s)
+			s = make(u, cr3, 0);
+		if (!s)
+			return NULL;
+		u->now = s;
+		u->stale = true;
+		s->used = ++u->clock;
+	}
+	if (u->stale)
+		shadow_revalidate(s->shadow, &c->mmu.pg);
+	else
+		for (i = 0; i < u->n_invlpg; i++)
+			shadow_invlpg(s->shadow, &c->mmu.pg, u->invlpg[i]);
+	u->stale = false;
+	u->n_invlpg = 0;
+	return s;
+}
+
+/* --- registers --- */
+
+static bool is_flat(const struct seg_reg *s, u16 sel, u32 type)
+{
+	return s->sel == sel && s->base == 0 && s->limit == 0xffffffff && (s->attr & SEG_P) &&
+	       (s->attr & (SEG_CODE | SEG_S)) == (type | SEG_S);
+}
+
+/* DS, ES, FS, GS: null, or the host's data segment. The bases of FS and GS are carried along. */
+static bool data_fits(const struct cpu *c, unsigned seg)
+{
+	const struct seg_reg *s = &c->seg[seg];
+
+	if (s->sel < 4)
+		return true;
+	return s->sel == HOST_DATA && (seg == SEG_FS || seg == SEG_GS || is_flat(s, HOST_DATA, 0));
+}
+
+static bool runs_natively(const struct cpu *c)
+{
+	const struct seg_reg *cs = &c->seg[SEG_CS];
+
+	if (!cpu_long_mode(c) || (c->sflags & (FL_IOPL | FL_TF | FL_RF | FL_VM)) ||
+	    !(c->sflags & FL_IF) || c->rip >= USER_LIMIT)
+		return false;
+	if ((c->sflags & FL_AC) && !(c->cr0 & CR0_AM))
+		return false;
+	if (c->cr0 & (CR0_TS | CR0_EM))
+		return false;
+	if (!is_flat(cs, c->mode == INSN_MODE_64 ? HOST_CS64 : HOST_CS32, SEG_CODE) ||
+	    c->mode == INSN_MODE_16 || c->seg[SEG_SS].sel != HOST_DATA)
+		return false;
+	return data_fits(c, SEG_DS) && data_fits(c, SEG_ES) && data_fits(c, SEG_FS) &&
+	       data_fits(c, SEG_GS);
+}
+
+static void to_space(const struct cpu *c, struct space_regs *r)
+{
+	memcpy(r->gpr, c->gpr, sizeof(r->gpr));
+	r->rip = c->rip;
+	r->rflags = cpu_rflags(c) & (USER_FLAGS | FL_FIXED1);
+	r->fs_base = c->seg[SEG_FS].base;
+	r->gs_base = c->seg[SEG_GS].base;
+	r->cs = c->seg[SEG_CS].sel;
+	r->ss = c->seg[SEG_SS].sel;
+	r->ds = c->seg[SEG_DS].sel;
+	r->es = c->seg[SEG_ES].sel;
+	r->fs = c->seg[SEG_FS].sel;
+	r->gs = c->seg[SEG_GS].sel;
+}
+
+/* A data selector that the program has loaded itself: one of those the host let it load. */
+static void data_from_space(struct cpu *c, unsigned seg, u16 sel)
+{
+	struct seg_reg *s = &c->seg[seg];
+	u64 base = s->base;
+
+	if (sel == s->sel)
+		return;
+	if (sel < 4)
+		*s = (struct seg_reg){.sel = sel, .attr = SEG_NULL};
+	else
+		*s = (struct seg_reg){.sel = sel,
+				      .limit = 0xffffffff,
+				      .attr =
+					  SEG_P | SEG_S | SEG_W | SEG_A | SEG_G | SEG_DB | 3 << 5};
+	s->base = base;
+}
+
+static void from_space(struct cpu *c, const struct space_regs *r)
+{
+	memcpy(c->gpr, r->gpr, sizeof(c->gpr));
+	c->rip = r->rip;
+	cpu_set_rflags(c, (cpu_rflags(c) & ~(u64)USER_FLAGS) | (r->rflags & USER_FLAGS));
+	data_from_space(c, SEG_DS, r->ds);
+	data_from_space(c, SEG_ES, r->es);
+	data_from_space(c, SEG_FS, r->fs);
+	data_from_space(c, SEG_GS, r->gs);
+	if (cpu_canonical(r->fs_base))
+		c->seg[SEG_FS].base = r->fs_base;
+	if (cpu_canonical(r->gs_base))
+		c->seg[SEG_GS].base = r->gs_base;
+}
+
+void user_fetch_vec(struct user *u)
+{
+	struct cpu *c = u->c;
+
+	space_xsave_read(u->vec_in->space, u->image);
+	vec_from_image(&c->vec, &u->layout, u->image);
+	x87_normalise(c);
+	c->vec_away = false;
+	u->vec_in = NULL;
+	c->stats->n[STAT_user_vec_fetches]++;
+}
+
+static void give_vec(struct user *u, struct user_space *s)
+{
+	if (u->vec_in == s)
+		return;
+	cpu_fetch_vec(u->c);
+	vec_to_image(&u->c->vec, &u->layout, u->image);
+	space_xsave_write(s->space, u->image);
+	u->vec_in = s;
+	u->c->vec_away = true;
+}
+
+/* --- running --- */
+
+/* Execute the instruction the space could not. */
+static void step(struct user *u)
+{
+	u->c->stats->n[STAT_user_steps]++;
+	op_step(u->c);
+}
+
+/* True: mapped, go on. False: step. */
+static bool page_fault(struct user *u, struct user_space *s, const struct space_exit *e)
+{
+	enum mmu_access access = e->error & PF_I   ? MMU_EXEC
+				 : e->error & PF_W ? MMU_WRITE
+						   : MMU_READ;
+	struct cpu *c = u->c;
+	u32 error;
+
+	switch (shadow_fill(s->shadow, &c->mmu.pg, e->cr2, access, &error)) {
+	case SHADOW_MAPPED:
+		/* The same again: the host did not take the mapping. Let the engine get by. */
+		if (u->fault_rip == c->rip && u->fault_cr2 == e->cr2) {
+			u->fault_rip = 0;
+			return false;
+		}
+		u->fault_rip = c->rip;
+		u->fault_cr2 = e->cr2;
+		c->stats->n[STAT_user_hidden_faults]++;
+		return true;
+	case SHADOW_FAULT: cpu_raise_pf(c, e->cr2, error);
+	case SHADOW_FAILED:
+		if (s->collided) { /* another place for the stub */
+			unsigned avoid = s->avoid | 1u << space_place(s->space);
+
+			drop(u, s);
+			u->now = make(u, c->cr3 & PAGE_MASK, avoid);
+			c->stats->n[STAT_user_stub_moves]++;
+			return u->now;
+		}
+		return false;
+	default: return false; /* MMIO, a write to code, nothing of a user's */
+	}
+}
+
+/* The space has left with something that is not its own affair. May raise. */
+static void finish(struct user *u, struct user_space *s, const struct space_exit *e)
+{
+	struct cpu *c = u->c;
+
+	switch (e->kind) {
+	case SPACE_SYSCALL: cpu_syscall(c, c->rip); break;
+	case SPACE_KICKED: break;
+	case SPACE_DEAD: drop(u, s); break;
+	case SPACE_INT80:
+		c->rip -= 2;
+		step(u);
+		break;
+	case SPACE_FAULT:
+		/* Traps leave RIP behind the instruction. */
+		if (e->vector == EXC_BP)
+			cpu_raise_soft(c, EXC_BP, c->rip);
+		if (e->vector == EXC_DB) {
+			c->dr[6] |= DR6_BS;
+			cpu_raise(c, EXC_DB);
+		}
+		step(u);
+		break;
+	}
+}
+
+/* Run once. False: there was nothing to run it in. */
+static bool run_once(struct user *u, struct user_space *s, struct space_exit *e)
+{
+	struct cpu *c = u->c;
+	struct space_regs regs;
+	int rc;
+
+	give_vec(u, s);
+	to_space(c, &regs);
+	u->running = s->space;
+	rc = space_run(s->space, &regs, &c->attention, e);
+	u->running = NULL;
+	if (rc && rc != -EINVAL)
+		drop(u, s);
+	if (rc)
+		return false;
+	from_space(c, &regs);
+	c->stats->n[STAT_user_exits]++;
+	return true;
+}
+
+bool user_run(struct user *u)
+{
+	struct user_space *s;
+	struct space_exit e;
+
+	if (!runs_natively(u->c)) {
+		u->c->stats->n[STAT_user_stepped_runs]++;
+		return false;
+	}
+	do {
+		s = current(u);
+		if (!s || !run_once(u, s, &e))
+			return false;
+	} while (e.kind == SPACE_FAULT && e.vector == EXC_PF && page_fault(u, s, &e));
+	finish(u, s, &e);
+	return true;
+}
+
+void user_kick(struct user *u)
+{
+	struct space *sp = u ? u->running : NULL;
+
+	if (sp)
+		space_kick(sp);
+}
+
+int user_init(struct user **out, struct cpu *c, char *err, size_t errlen)
+{
+	struct user *u = calloc(1, sizeof(*u));
+	int rc = u ? vec_layout_init(&u->layout) : -ENOMEM;
+
+	if (rc) {
+		free(u);
+		snprintf(err, errlen, "user spaces: %s", strerror(-rc));
+		return rc;
+	}
+	rc = space_pool_new(&u->pool, c->mmu.ram->fd, c->stats, err, errlen);
+	if (rc) {
+		free(u);
+		return rc;
+	}
+	u->image = aligned_alloc(64, ALIGN_UP(MAX(u->layout.size, space_xsave_size(u->pool)), 64));
+	BUG_ON(!u->image);
+	memset(u->image, 0, MAX(u->layout.size, space_xsave_size(u->pool)));
+	u->c = c;
+	u->follower = (struct mmu_follower){
+	    .invlpg = on_invlpg, .flush = on_flush, .revoke_write = on_revoke_write, .opaque = u};
+	c->mmu.follower = &u->follower;
+	*out = u;
+	return 0;
+}
+
+void user_free(struct user *u)
+{
+	struct user_space *s, *tmp;
+
+	if (!u)
+		return;
+	u->c->mmu.follower = NULL;
+	HASH_ITER(hh, u->spaces, s, tmp)
+	{
+		drop(u, s);
+	}
+	space_pool_free(u->pool);
+	free(u->image);
+	free(u);
+}
