@@ -37,6 +37,9 @@ void tr_exit_direct(struct tr *t, u64 target);
 void tr_jump_direct(struct tr *t, u64 target);
 /* Leave, and have the instruction stepped. Ends the block. */
 void tr_callout(struct tr *t);
+/* Have the instruction stepped from within the block, which goes on behind it if nothing speaks
+ * against that (bt_light_callout). */
+void tr_light_callout(struct tr *t, const struct insn *in);
 
 /* relocate.c */
 /* Can the memory operand be relocated? */
