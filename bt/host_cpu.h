@@ -7,8 +7,10 @@
 
 #include "base.h"
 
+#define MXCSR_MM 0x20000u /* AMD's: misaligned 16-byte operands of legacy SSE do not fault */
+
 struct host_cpu {
-	u32 mxcsr_mask; /* the bits MXCSR has; AMD's older ones have MM, bit 17 */
+	u32 mxcsr_mask; /* the bits MXCSR has */
 	/* FOP, FIP and FDP always follow the last instruction, as FNSTENV shows; but FXSAVE and
 	 * XSAVE store them as zero unless an unmasked exception is pending, and they do not count
 	 * for XINUSE: AMD's. (Else what FXSAVE stores is all there is.) */
