@@ -1,6 +1,6 @@
 /*
  * Asking the host CPU by trying. Neither vendor nor CPUID bits settle these: a hypervisor may hide
- * or invent them. SDM vol. 1, 8.1.8 and 11.6.6; APM vol. 2, 11.5.10 (x87 pointers), vol. 3, REP.
+ * or invent them. SDM vol. 1, 8.1.8 and 11.6.6; APM vol. 2, chapter 11 (x87 pointers), vol. 3, REP.
  */
 #include "host_cpu.h"
 
@@ -29,13 +29,13 @@ static void probe_x87(struct host_cpu *h)
 	h->x87_pointers_hidden = !fip;
 }
 
-/* The one thing here that cannot be tried without a kernel's help. APM vol. 3, SYSCALL. */
+/* What cannot be tried without a fault, or a kernel's help. APM vol. 3, SYSCALL. */
 static void probe_vendor(struct host_cpu *h)
 {
 	unsigned a, b, c, d;
 
 	__cpuid(0, a, b, c, d);
-	h->syscall32 = b == signature_AMD_ebx || b == HYGON_EBX;
+	h->syscall32 = h->rep_fault_flags = b == signature_AMD_ebx || b == HYGON_EBX;
 }
 
 #define HIGH_HALF (1ull << 32)

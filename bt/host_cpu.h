@@ -21,6 +21,9 @@ struct host_cpu {
 	/* In 64-bit mode, which registers a repeated string instruction with 32-bit addresses cuts
 	 * to 32 bits although the count is zero. Bit per GPR_*, by host_rep_index(opcode). */
 	u16 rep_zero_cuts[8];
+	/* A repeated CMPS or SCAS that faults has the flags of the comparisons done by then: AMD's.
+	 * (Else those before the instruction.) */
+	bool rep_fault_flags;
 };
 
 /* INS and OUTS, which cannot be asked without I/O privilege, stand with LODS and SCAS: on Intel's
