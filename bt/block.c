@@ -188,6 +188,8 @@ void bt_revalidate(struct cpu *c, gva_t va, enum bt_scope scope)
 
 	if (!bt || (scope == BT_NON_GLOBAL && !bt->n_non_global))
 		return;
+	if (scope == BT_PAGE && (u64)(s64)(s32)va != va)
+		return; /* not an address that is translated: bt_eligible */
 	HASH_ITER(hh, bt->pages, v, tmp)
 	{
 		bool concerned = scope == BT_ALL || (scope == BT_NON_GLOBAL && !v->global) ||

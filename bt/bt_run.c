@@ -15,11 +15,34 @@ static bool fits_fs(u64 base)
 	return base >= SHADOW_FIRST || base < GIB;
 }
 
+/* Why the code at c->rip is stepped; STAT_stepped_callout: it need not be. */
+static ALWAYS_INLINE enum stat_id why_stepped(const struct cpu *c)
+{
+	if (c->slow)
+		return STAT_stepped_careful;
+	if (c->cpl == 3)
+		return STAT_stepped_ring3;
+	if (c->cpl || c->mode != INSN_MODE_64)
+		return STAT_stepped_mode;
+	if ((s64)c->rip >= 0 || (u64)(s64)(s32)c->rip != c->rip)
+		return STAT_stepped_rip;
+	if (c->sflags & ~(u64)FL_IF)
+		return STAT_stepped_flags;
+	if (!fits_fs(c->seg[SEG_GS].base))
+		return STAT_stepped_gs;
+	return STAT_stepped_callout;
+}
+
 bool bt_eligible(const struct cpu *c)
 {
-	return c->translator && c->mode == INSN_MODE_64 && c->cpl == 0 && !c->slow &&
-	       (c->cr0 & CR0_PG) && !(c->sflags & ~(u64)FL_IF) && (s64)c->rip < 0 &&
-	       (u64)(s64)(s32)c->rip == c->rip && fits_fs(c->seg[SEG_GS].base);
+	return c->translator && why_stepped(c) == STAT_stepped_callout;
+}
+
+void bt_attribute(struct cpu *c)
+{
+	c->stats->n[c->stepped_why] += c->insns - c->attributed;
+	c->attributed = c->insns;
+	c->stepped_why = why_stepped(c);
 }
 
 /* A fault that will come again, at an instruction that will be executed again: step it always. (A
@@ -83,7 +106,7 @@ bool bt_light_callout(struct bt *bt)
 	c->gpr[GPR_RSP] -= SHADOW_BIAS;
 	c->aflags &= FL_ARITH;
 	c->stats->n[STAT_bt_callouts]++;
-	next = op_step_next(c);
+	next = op_step_callout(c);
 	if (c->rip != next || generation != bt->generation || drops != bt->drops ||
 	    atomic_load_explicit(&c->attention, memory_order_relaxed) || !bt_eligible(c)) {
 		c->gpr[GPR_RSP] += SHADOW_BIAS; /* as bt_enter wants it */
@@ -119,7 +142,10 @@ void bt_run(struct cpu *c)
 			link = 0;
 			consider_promotion(bt, step);
 			c->stats->n[step == 1 ? STAT_bt_callouts : STAT_bt_fault_steps]++;
-			op_step(c);
+			if (step == 1)
+				op_step_callout(c);
+			else
+				op_step(c);
 		}
 	}
 }

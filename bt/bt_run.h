@@ -34,6 +34,9 @@ void bt_revalidate(struct cpu *c, gva_t va, enum bt_scope scope);
 
 /* Can the code at c->rip be translated as things stand? */
 bool bt_eligible(const struct cpu *c);
+/* Count the instructions stepped since the last call under the reason found then (STAT_stepped_*),
+ * and find the reason for the next ones. */
+void bt_attribute(struct cpu *c);
 /* Run translated code until it is not, or attention is set. May raise. */
 void bt_run(struct cpu *c);
 

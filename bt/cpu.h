@@ -223,6 +223,10 @@ struct cpu {
 			   ends a guest that does nothing but fault */
 	u64 budget_end; /* insns at which step_run returns */
 	u64 run_start;  /* insns at which it began */
+	/* With a translator: insns up to which they have been counted by reason, and the reason
+	 * (enum stat_id) why those since then are stepped. */
+	u64 attributed;
+	unsigned stepped_why;
 };
 
 static inline u64 cpu_rflags(const struct cpu *c)

@@ -7,8 +7,10 @@
 
 #include "base.h"
 
+#define MXCSR_MM 0x20000u /* AMD's: misaligned 16-byte operands of legacy SSE do not fault */
+
 struct host_cpu {
-	u32 mxcsr_mask; /* the bits MXCSR has; AMD's older ones have MM, bit 17 */
+	u32 mxcsr_mask; /* the bits MXCSR has */
 	/* FOP, FIP and FDP always follow the last instruction, as FNSTENV shows; but FXSAVE and
 	 * XSAVE store them as zero unless an unmasked exception is pending, and they do not count
 	 * for XINUSE: AMD's. (Else what FXSAVE stores is all there is.) */
@@ -19,6 +21,9 @@ struct host_cpu {
 	/* In 64-bit mode, which registers a repeated string instruction with 32-bit addresses cuts
 	 * to 32 bits although the count is zero. Bit per GPR_*, by host_rep_index(opcode). */
 	u16 rep_zero_cuts[8];
+	/* A repeated CMPS or SCAS that faults has the flags of the comparisons done by then: AMD's.
+	 * (Else those before the instruction.) */
+	bool rep_fault_flags;
 };
 
 /* INS and OUTS, which cannot be asked without I/O privilege, stand with LODS and SCAS: on Intel's

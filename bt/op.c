@@ -11,7 +11,7 @@
  * Instructions that cross a page are fetched anew each time, because nothing watches their second
  * page for them. Instructions outside RAM too.
  */
-#include "op.h"
+#include "callouts.h"
 
 #include <errno.h>
 #include <string.h>
@@ -421,6 +421,7 @@ void engine_free(struct cpu *c)
 		free(e->chunk[i]);
 	if (e->decoder)
 		decoder_free(e->decoder);
+	callouts_free(e);
 	free(e->chunk);
 	free(e->page);
 	free(e->quiet_writes);

@@ -11,9 +11,22 @@
 
 #include <uthash.h>
 
+/* How often translated code left instructions of one kind to us: callouts.c. */
+struct callout_key {
+	char name[30];
+	u8 class, why; /* enum insn_class, enum insn_why */
+};
+
+struct callout {
+	struct callout_key key;
+	u64 count;
+	UT_hash_handle hh;
+};
+
 struct op {
 	exec_fn *exec;
-	thunk_fn *thunk; /* for exec functions of ops that have one */
+	thunk_fn *thunk;         /* for exec functions of ops that have one */
+	struct callout *callout; /* its counter; NULL: has never been one */
 	struct insn in;
 	u32 index;
 	u8 key[INSN_MAX_LEN + 1]; /* its bytes, zero-padded, and the mode */
@@ -41,6 +54,7 @@ struct engine {
 	u64 pages;
 	u8 *quiet_writes; /* by page: writes since something in it was last decoded */
 	u32 code_pages;   /* allocated */
+	struct callout *callouts;
 	u8 bounce[192] __attribute__((aligned(64)));
 	FILE *log;
 	unsigned log_items;
@@ -66,8 +80,9 @@ void op_flush_all(struct cpu *c);
 
 /* Execute one instruction, whatever is pending; may raise. */
 void op_step(struct cpu *c);
-/* The same; returns the address of the instruction behind it (64-bit mode). */
-u64 op_step_next(struct cpu *c);
+/* The same for an instruction that translated code has left to us; counts it under its name.
+ * Returns the address of the instruction behind it (64-bit mode). */
+u64 op_step_callout(struct cpu *c);
 /* A guest-physical page is about to have its code decoded or translated: writes to it are to be
  * seen. */
 void op_note_code(struct cpu *c, gpa_t page);

@@ -17,8 +17,9 @@
 #include <string.h>
 
 #include "bt_log.h"
-#include "mem.h"
 #include "bt_run.h"
+#include "callouts.h"
+#include "mem.h"
 #include "op.h"
 
 static ALWAYS_INLINE struct op *next_op(struct cpu *c)
@@ -254,11 +255,12 @@ void op_step(struct cpu *c)
 	run_one(c);
 }
 
-u64 op_step_next(struct cpu *c)
+u64 op_step_callout(struct cpu *c)
 {
 	struct op *o = checked_op(c);
 	u64 next = c->rip + o->in.len;
 
+	callout_count(c->engine, o);
 	o->exec(c, &o->in);
 	c->insns++;
 	return next;
@@ -309,6 +311,8 @@ static NOINLINE enum cpu_exit run(struct cpu *c)
 			return EXIT_BUDGET;
 		if (run_user(c))
 			continue;
+		if (c->translator)
+			bt_attribute(c);
 		if (c->slow) {
 			if (!run_careful(c))
 				return c->exit;
@@ -334,6 +338,8 @@ enum cpu_exit step_run(struct cpu *c, u64 budget)
 	else
 		exit = run(c);
 	c->stats->n[STAT_guest_insns] += c->insns - c->run_start;
+	if (c->translator)
+		bt_attribute(c);
 	return exit;
 }
 
@@ -361,6 +367,11 @@ static void dump_code(struct cpu *c, FILE *out)
 		fprintf(out, " %02x", b);
 	}
 	fprintf(out, "\n");
+}
+
+void engine_print_callouts(const struct cpu *c, FILE *out)
+{
+	callouts_print(c->engine, out);
 }
 
 void cpu_dump(struct cpu *c, FILE *out)

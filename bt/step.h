@@ -20,6 +20,9 @@ enum cpu_exit step_run(struct cpu *c, u64 budget);
 /* Install the handler of KICK_SIGNAL (thunk.h) for this CPU's thread. Negative errno. */
 MUST_CHECK int engine_catch_kick(struct cpu *c, void (*kick)(struct cpu *c));
 
+/* For --stats: the instructions that translated code left to the engine, by name. */
+void engine_print_callouts(const struct cpu *c, FILE *out);
+
 /* State as text for reports: registers, segments, control registers, bytes at RIP. */
 void cpu_dump(struct cpu *c, FILE *out);
 

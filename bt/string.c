@@ -11,7 +11,7 @@
  * single-step trap follows each iteration.
  *
  * CMPS and SCAS change the flags when they end or are interrupted; a fault leaves them as they
- * were. SDM vol. 2, REP; vol. 1, 7.3.9.
+ * were, or (AMD's) as the last comparison before it. SDM vol. 2, REP; vol. 1, 7.3.9.
  */
 #include <string.h>
 
@@ -394,6 +394,8 @@ static void repeat(struct string *s)
 			n = 1;
 		}
 		set_count(s, left - n);
+		if (c->host.rep_fault_flags)
+			commit_flags(s);
 		if (left == n || s->ended)
 			break;
 		if (must_pause(s)) {

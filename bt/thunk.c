@@ -73,6 +73,7 @@ static int map_area(struct thunks *t, void *at)
 struct thunks *thunks_new(struct stats *stats, void *code_area)
 {
 	struct thunks *t = calloc(1, sizeof(*t));
+	struct host_cpu host;
 	int err;
 
 	if (!t)
@@ -81,6 +82,8 @@ struct thunks *thunks_new(struct stats *stats, void *code_area)
 	t->rx = t->rw = MAP_FAILED;
 	t->stats = stats;
 	t->vec_width = host_vector_width();
+	host_cpu_probe(&host);
+	t->mxcsr_mm = host.mxcsr_mask & MXCSR_MM;
 	t->alt = aligned_alloc(ALT_STACK_SIZE, ALT_STACK_SIZE);
 	t->landing = aligned_alloc(64, LANDING_SIZE);
 	t->guard = aligned_alloc(PAGE_SIZE, 3 * PAGE_SIZE);
@@ -332,6 +335,13 @@ static bool uses_mxcsr(const struct insn *in)
 	       op == 0x7a || op == 0x7b;
 }
 
+/* MXCSR.MM, where it exists: legacy instructions with a 16-byte operand to read need no alignment;
+ * aligned moves do all the same. APM vol. 1, 4.12.3. */
+static bool heeds_mxcsr_mm(const struct insn *in)
+{
+	return in->enc == INSN_LEGACY && in->mem_size == 16 && in->access == ACCESS_R;
+}
+
 static unsigned pick(u16 busy, const u8 *candidates, unsigned n)
 {
 	unsigned i;
@@ -342,7 +352,7 @@ static unsigned pick(u16 busy, const u8 *candidates, unsigned n)
 	bug_at(__FILE__, __LINE__, "an instruction leaves no register free for its thunk");
 }
 
-static void make_plan(struct plan *p, const struct insn *in)
+static void make_plan(struct plan *p, const struct insn *in, bool mxcsr_mm)
 {
 	/* No candidate for mem may need a SIB byte or a displacement, and the first four need no
 	 * REX. */
@@ -355,7 +365,7 @@ static void make_plan(struct plan *p, const struct insn *in)
 	p->x87 = in->state & (STATE_X87 | STATE_MMX);
 	p->vector = in->state & (STATE_SSE | STATE_AVX | STATE_AVX512);
 	p->vecs = p->vector ? operand_vectors(in) : 0;
-	p->mxcsr = p->vector && uses_mxcsr(in);
+	p->mxcsr = p->vector && (uses_mxcsr(in) || (mxcsr_mm && heeds_mxcsr_mm(in)));
 	p->opmask = in->state & (STATE_AVX512 | STATE_OPMASK);
 	p->load_flags = (in->flags_read & FL_ARITH) || in->flags_partial;
 	p->store_flags = in->flags_written & FL_ARITH;
@@ -439,13 +449,14 @@ static void emit_state_out(struct emit *e, const struct plan *p, unsigned width)
 		emit_vzeroupper(e);
 }
 
-static void emit_thunk(struct emit *e, const struct insn *in, unsigned width)
+static void emit_thunk(struct emit *e, const struct insn *in, const struct thunks *t)
 {
+	unsigned width = t->vec_width;
 	struct plan p;
 	u16 saved;
 	unsigned i;
 
-	make_plan(&p, in);
+	make_plan(&p, in, t->mxcsr_mm);
 	saved = saved_registers(&p);
 	for (i = 0; i < ARRAY_LEN(callee_saved); i++)
 		if (saved >> callee_saved[i] & 1)
@@ -480,7 +491,7 @@ int thunk_get(struct thunks *t, const struct insn *in, thunk_fn **out)
 	struct thunk_entry *entry;
 	unsigned len;
 
-	emit_thunk(&e, in, t->vec_width);
+	emit_thunk(&e, in, t);
 	BUG_ON(e.full);
 	len = e.p - buf;
 	HASH_FIND(hh, t->table, buf, len, entry);

@@ -29,6 +29,7 @@ struct thunks {
 	struct thunk_entry *table;
 	struct stats *stats;
 	unsigned vec_width; /* 16, 32, 64: bytes of vector registers the host has */
+	bool mxcsr_mm;      /* the host has MXCSR.MM */
 	u8 *alt;            /* alt_head + alternate stack */
 	u8 *landing;        /* stack for what runs after an abandoned thunk */
 	u8 *guard;          /* three pages: none, read-write, none */

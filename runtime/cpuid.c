@@ -69,6 +69,7 @@ static const struct {
     [CPUID_80000007_EDX] = {0x80000007, 0, EDX},
     [CPUID_80000008_EBX] = {0x80000008, 0, EBX},
     [CPUID_80000021_EAX] = {0x80000021, 0, EAX},
+    [CPUID_80000021_ECX] = {0x80000021, 0, ECX},
 };
 
 /* Features that are useless without AVX or AVX-512 state. */
@@ -370,7 +371,10 @@ static void leaf_extended(const struct cpuid_model *m, u32 leaf, u32 out[4])
 		out[EAX] = m->maxphyaddr | LINEAR_BITS << 8;
 		out[EBX] = m->word[CPUID_80000008_EBX];
 		break;
-	case 0x80000021: out[EAX] = m->word[CPUID_80000021_EAX]; break;
+	case 0x80000021:
+		out[EAX] = m->word[CPUID_80000021_EAX];
+		out[ECX] = m->word[CPUID_80000021_ECX];
+		break;
 	}
 }
 

@@ -149,6 +149,8 @@ static void print_stats(const struct vm *vm)
 	}
 	if (json)
 		fprintf(stderr, "}\n");
+	else if (vm->cpu && vm->cpu->engine)
+		engine_print_callouts(vm->cpu, stderr);
 }
 
 /* BUG_ON and crashes (bt/thunk_fault.c) end here: give the terminal back and say where the guest

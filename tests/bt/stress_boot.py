@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Boot the cloud kernel under the translator with its checks and stress switches on.
+"""Boot a kernel under the translator with its checks and stress switches on.
 
     stress_boot.py --ringshift build/ringshift --guests .cache/guests --extra=-bt-cache --extra=64K
 
@@ -16,9 +16,9 @@ from boot_test import SKIPPED, Missing, Setup, Shell, check_log  # noqa: E402
 from console import Console, Failure  # noqa: E402
 
 
-def boot(setup):
+def boot(setup, kernel):
     with Console(setup.command("-nographic", "-no-reboot", "--stats=json",
-                               *setup.linux("vmlinuz-cloud", "panic=-1 nowatchdog"))) as con:
+                               *setup.linux(kernel, "panic=-1 nowatchdog"))) as con:
         sh = Shell(con)
         print(f"prompt after {sh.boot_seconds:.1f} s")
         text = "".join(f"{i}\n" for i in range(1, 301)).encode()
@@ -34,11 +34,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ringshift", required=True)
     parser.add_argument("--guests", default=".cache/guests")
+    parser.add_argument("--kernel", default="vmlinuz-cloud", help="in the guests' directory")
     parser.add_argument("--extra", action="append", default=[], help="one more option for ringshift")
     args = parser.parse_args()
     args.qemu, args.accel = None, "bt"
     try:
-        boot(Setup(args))
+        boot(Setup(args), args.kernel)
     except Failure as failure:
         print(f"FAILED: {failure}")
         return 1

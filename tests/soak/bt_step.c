@@ -281,6 +281,10 @@ static bool wanted(const struct insn *in)
 		return false;
 	if (in->map == INSN_MAP_0F && in->opcode == 0xc7) /* rdrand rdseed */
 		return in->has_mem;
+	/* What was to be an opcode may have become a prefix, and the rest an operand anywhere: in
+	 * the sequence's own code, say, which makes RAX a bad target of a call. */
+	if (in->has_mem && in->access && in->base < 16 && !(KEPT >> in->base & 1))
+		return false;
 	if (in->map == INSN_MAP_0F && in->has_mem && /* bit offsets reach too far */
 	    (in->opcode == 0xa3 || in->opcode == 0xab || in->opcode == 0xb3 || in->opcode == 0xbb))
 		return in->reg == GPR_R9;

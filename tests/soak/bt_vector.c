@@ -139,7 +139,7 @@ void vector_state(u64 *rng, struct cpu *c)
 		}
 	for (i = 0; i < 8 && c->engine->thunks->vec_width == 64; i++)
 		v->k[i] = soak_rnd(rng);
-	v->mxcsr = r & 0x700 ? MXCSR_INIT | (r >> 16 & 0xe07f) : r >> 16 & 0xffffu;
+	v->mxcsr = r & 0x700 ? MXCSR_INIT | (r >> 16 & 0xe07f) : r >> 16 & c->host.mxcsr_mask;
 	for (i = FX_ST; i < FX_XMM; i++)
 		v->fx[i] = soak_rnd(rng);
 	x87_init(c);

@@ -362,7 +362,7 @@ static void from_xsave(const u8 *x, struct vec_state *v)
 static void random_vectors(struct bench *b, struct vec_state *v)
 {
 	static const u16 fcw[] = {0x37f, 0x37f, 0x27f, 0x340, 0xf7f};
-	static const u32 mxcsr[] = {0x1f80, 0x1f80, 0x9fc0, 0x7f80, 0x0000, 0x1f00};
+	static const u32 mxcsr[] = {0x1f80, 0x1f80, 0x9fc0, 0x7f80, 0x0000, 0x1f00, 0x21f80};
 	unsigned i, j;
 	u16 cw = fcw[rnd(b) % ARRAY_LEN(fcw)];
 
@@ -386,7 +386,7 @@ static void random_vectors(struct bench *b, struct vec_state *v)
 		}
 		v->k[i] = r & 4 ? rnd(b) : rnd(b) & rnd(b) & 0xff;
 	}
-	v->mxcsr = mxcsr[rnd(b) % ARRAY_LEN(mxcsr)];
+	v->mxcsr = mxcsr[rnd(b) % ARRAY_LEN(mxcsr)] & b->c->host.mxcsr_mask;
 	memcpy(v->fx + 24, &v->mxcsr, 4);
 }
 

@@ -301,19 +301,28 @@ Test(string, an_element_across_the_end_writes_nothing)
 	rig_free(r);
 }
 
-Test(string, a_fault_keeps_the_flags_of_the_start)
+/* Those of the start, or of the last comparison: 0x10 with 0. */
+Test(string, flags_at_a_fault)
 {
 	struct ports p;
 	struct rig *r = rig_with_ports(&p);
+	unsigned keeps;
 
 	rig_long(r, S_CODE64, 0);
-	r->c.gpr[GPR_RAX] = 0x10;
-	r->c.gpr[GPR_RCX] = 0x3000;
-	r->c.gpr[GPR_RDI] = END - 0x1800;
-	cpu_set_rflags(&r->c, FL_ZF | FL_OF);
-	cr_assert_eq(RIG_EXEC(r, exec_string, 0xf2, 0xae), EXC_PF);
-	cr_assert_eq(r->c.gpr[GPR_RDI], END);
-	cr_assert_eq(cpu_rflags(&r->c) & FL_ARITH, FL_ZF | FL_OF);
+	for (keeps = 0; keeps < 2; keeps++) {
+		r->c.host.rep_fault_flags = keeps;
+		r->c.gpr[GPR_RAX] = 0x10;
+		r->c.gpr[GPR_RCX] = 0x3000;
+		r->c.gpr[GPR_RDI] = END - 0x1800;
+		cpu_set_rflags(&r->c, FL_ZF | FL_OF);
+		cr_assert_eq(RIG_EXEC(r, exec_string, 0xf2, 0xae), EXC_PF);
+		cr_assert_eq(r->c.gpr[GPR_RDI], END);
+		cr_expect_eq(cpu_rflags(&r->c) & FL_ARITH, keeps ? 0 : FL_ZF | FL_OF);
+		/* at the first comparison there is no other */
+		cpu_set_rflags(&r->c, FL_ZF | FL_OF);
+		cr_assert_eq(RIG_EXEC(r, exec_string, 0xf2, 0xae), EXC_PF);
+		cr_expect_eq(cpu_rflags(&r->c) & FL_ARITH, FL_ZF | FL_OF);
+	}
 	rig_free(r);
 }
 
