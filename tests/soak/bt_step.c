@@ -484,8 +484,13 @@ static void call_item(struct soak *s, u64 start)
 	BYTES(s, 0xeb, 0);
 	over = s->code + s->len;
 	function = start + s->len;
-	while (!random_insn(s)) /* it may write the return address */
-		;
+	if (rnd(s) % 16) {
+		while (!random_insn(s)) /* it may write the return address */
+			;
+	} else { /* xor dword [rsp+4]: hardly canonical any more */
+		BYTES(s, 0x81, 0x74, 0x24, 0x04);
+		imm32(s, r >> 16);
+	}
 	if (r & 1) {
 		BYTES(s, 0xc3);
 	} else { /* ret 8 takes what the caller pushes */
