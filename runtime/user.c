@@ -384,6 +384,52 @@ static bool page_fault(struct user *u, struct user_space *s, const struct space_
 	}
 }
 
+/* The byte of user code at va, -1: there is none. */
+static int code_byte(struct cpu *c, gva_t va)
+{
+	struct walk w;
+	u8 b;
+
+	if (mmu_probe(c->mmu.ram, &c->mmu.pg, va, MMU_EXEC, true, &w) ||
+	    ram_read(c->mmu.ram, w.gpa, &b, 1))
+		return -1;
+	return b;
+}
+
+/* Is what lies before RIP a system call that leaves RIP behind itself? */
+static bool behind_syscall(struct cpu *c)
+{
+	int a, b;
+
+	if (c->mode == INSN_MODE_64)
+		return true;
+	if (c->rip < 2 || c->rip >> 32)
+		return false;
+	a = code_byte(c, c->rip - 2);
+	b = code_byte(c, c->rip - 1);
+	return (a == 0xcd && b == 0x80) || (a == 0x0f && b == 0x05);
+}
+
+/*
+ * A system call of 32-bit code. INT 0x80 and SYSCALL are stepped. After SYSENTER, which keeps
+ * neither RIP nor RSP, Linux as the host goes by its own convention: ESP has been copied to EBP,
+ * and EBP is loaded from there. Take that back; a kernel of the same convention, and there is
+ * no other with these selectors, does not miss RIP.
+ */
+static void syscall32(struct user *u)
+{
+	struct cpu *c = u->c;
+
+	if (behind_syscall(c)) {
+		c->rip -= 2;
+		step(u);
+		return;
+	}
+	c->gpr[GPR_RBP] = (u32)c->gpr[GPR_RSP];
+	c->rip = 0;
+	exec_sysenter(c, NULL);
+}
+
 /* The space has left with something that is not its own affair. May raise. */
 static void finish(struct user *u, struct user_space *s, const struct space_exit *e)
 {
@@ -393,10 +439,7 @@ static void finish(struct user *u, struct user_space *s, const struct space_exit
 	case SPACE_SYSCALL: cpu_syscall(c, c->rip); break;
 	case SPACE_KICKED: break;
 	case SPACE_DEAD: drop(u, s); break;
-	case SPACE_INT80:
-		c->rip -= 2;
-		step(u);
-		break;
+	case SPACE_INT80: syscall32(u); break;
 	case SPACE_FAULT:
 		/* Traps leave RIP behind the instruction. */
 		if (e->vector == EXC_BP)
