@@ -14,8 +14,8 @@
  * each space's own. RCX and R11 are what SYSCALL changes as well.
  *
  * The pair can be entered in the middle: a kernel restarts a system call at its SYSCALL, and a
- * program may have been interrupted there. Slots lie at 0x001faxxx, so that the two bytes in the
- * place of SYSCALL are 1f 00: 1f is no instruction in 64-bit mode. The exit is #UD, and whoever
+ * program may have been interrupted there. Slots lie at 0x001eexxx, so that the two bytes in the
+ * place of SYSCALL are 1e 00: 1e is no instruction in 64-bit mode. The exit is #UD, and whoever
  * steps the instruction, in the guest's own memory, finds SYSCALL. Therefore only a stub at that
  * one place has slots that work.
  *
@@ -32,7 +32,7 @@
 #include "lowland.h"
 #include "space_impl.h"
 
-#define FAST_BASE   0x001f0000ull
+#define FAST_BASE   0x001e0000ull
 #define COPIES_SIZE (SPACE_COPIES * PAGE_SIZE)
 #define COPIES_AT   (LOWLAND_SPACES + GIB)
 
@@ -45,8 +45,8 @@
 enum { AT_MOV_EAX = 0, AT_MOV_RCX = 5, AT_JMP = 15, AT_END = 20 };
 
 /* As executed there: the byte in the place of SYSCALL's first is an invalid opcode. */
-_Static_assert(((FAST_BASE + SPACE_FAST) >> 16 & 0xff) == 0x1f, "not the byte that faults");
-_Static_assert((FAST_BASE + SPACE_SIZE - 1) >> 16 == FAST_BASE >> 16, "the same for all slots");
+_Static_assert((FAST_BASE + SPACE_FAST) >> 16 == 0x1e, "not the byte that faults");
+_Static_assert((FAST_BASE + SPACE_FAST_CODE - 1) >> 16 == 0x1e, "not for all slots");
 
 int space_fast_init(struct space_pool *pool)
 {

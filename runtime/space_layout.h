@@ -26,10 +26,10 @@
 #define SPACE_SETUP      0x4000
 #define SPACE_STATE      0x5000
 #define SPACE_STACK      0x6000
-#define SPACE_STACK_SIZE 0x4000
-#define SPACE_FAST       0xa000
-#define SPACE_FAST_CODE  0xb000
-#define SPACE_SIZE       0xf000
+#define SPACE_STACK_SIZE 0x8000
+#define SPACE_FAST       0xe000
+#define SPACE_FAST_CODE  0xf000
+#define SPACE_SIZE       0x13000
 
 /* Patched system calls: a slot each, of a pointer and a trampoline. space_fast.c */
 #define SPACE_FAST_SLOTS 512 /* SPACE_SLOTS_FAST of space.h */

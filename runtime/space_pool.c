@@ -24,7 +24,7 @@
 
 /* Where stubs lie: below 2 GiB, away from where programs are linked and from the zygote. The first
  * is the one where patched system calls work (space_fast.c). */
-static const u64 places[SPACE_PLACES] = {0x001f0000, 0x7fe00000, 0x3ff00000, 0x5fe00000};
+static const u64 places[SPACE_PLACES] = {0x001e0000, 0x7fe00000, 0x3ff00000, 0x5fe00000};
 
 unsigned space_place(const struct space *sp)
 {

@@ -293,6 +293,7 @@ stub_frame:
 	jmp	handler_saved
 again:
 	movq	UC_RDX(%rdx), %rdx
+	leaq	-8(%rdx), %rsp		/* where that frame begins: the stack is not endless */
 	jmp	space_stub_handler
 fast_again:
 	movl	$1, ST_LIVE(%rbx)
