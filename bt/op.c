@@ -78,6 +78,7 @@ static void code_written(void *opaque, gpa_t gpa, u64 len)
 	}
 	if (c->translator)
 		bt_code_written(c->translator, gpa, len);
+	mmu_code_gone(&c->mmu, gpa & PAGE_MASK);
 	if (bt_log_wants(c, LOG_SMC))
 		bt_log_code_write(c, gpa, len, slots, c->stats->n[STAT_bt_dropped] - dropped);
 	c->stats->n[STAT_code_writes]++;
@@ -130,6 +131,7 @@ void op_flush_all(struct cpu *c)
 			free(p);
 		}
 	memset(c->mmu.ram->code, 0, c->mmu.ram->high_end >> 12);
+	mmu_code_gone(&c->mmu, ~0ull);
 	if (c->translator)
 		bt_flush(c->translator);
 	c->code_page = CODE_PAGE_NONE;

@@ -128,6 +128,8 @@ struct mmu_follower {
 	void (*invlpg)(void *opaque, gva_t va);
 	void (*flush)(void *opaque, bool mode); /* mode: the paging mode has changed, too */
 	void (*revoke_write)(void *opaque, gpa_t page);
+	/* A page marked as code has been written, or the mark goes; ~0: all marks go. */
+	void (*code_gone)(void *opaque, gpa_t page);
 	void *opaque;
 };
 
@@ -136,7 +138,7 @@ struct mmu {
 	struct ram *ram;
 	struct paging pg;
 	struct stats *stats;
-	struct shadow *shadow; /* follows every flush; NULL: none */
+	struct shadow *shadow;               /* follows every flush; NULL: none */
 	const struct mmu_follower *follower; /* the same */
 	/* Data breakpoints are armed: every read and write goes to mmu_translate. Whoever sets it
 	 * calls mmu_flush_all, since entries made before would still hit. */
@@ -163,6 +165,12 @@ void mmu_flush_non_global(struct mmu *m);
 void mmu_invlpg(struct mmu *m, gva_t va);
 /* Withdraw every write tag that maps a guest-physical page (it has just been marked as code). */
 void mmu_revoke_write(struct mmu *m, gpa_t page);
+/* Tell the follower that a page marked as code has been written, or that its mark goes; ~0: all. */
+static inline void mmu_code_gone(const struct mmu *m, gpa_t page)
+{
+	if (m->follower)
+		m->follower->code_gone(m->follower->opaque, page);
+}
 
 enum mmu_kind { MMU_RAM, MMU_IO, MMU_FAULT };
 struct mmu_target {

@@ -264,6 +264,14 @@ static int opt_ring3(struct parser *p, const char *arg)
 	return 0;
 }
 
+static int opt_fast_syscalls(struct parser *p, const char *arg)
+{
+	if (strcmp(arg, "on") && strcmp(arg, "off"))
+		return fail(p, "'%s' is neither 'on' nor 'off'", arg);
+	p->cfg->fast_syscalls = !strcmp(arg, "on");
+	return 0;
+}
+
 static int opt_cpu(struct parser *p, const char *arg)
 {
 	static const char *const models[] = {
@@ -711,7 +719,8 @@ int cmdline_parse(struct config *cfg, int argc, char *const *argv, char *err, si
 {
 	struct parser p = {.cfg = cfg, .err = err, .err_size = err_size};
 
-	*cfg = (struct config){.ram_size = DEFAULT_RAM, .acpi = true, .max_insns = ~0ull};
+	*cfg = (struct config){
+	    .ram_size = DEFAULT_RAM, .acpi = true, .fast_syscalls = true, .max_insns = ~0ull};
 	for (int i = 1, used; i < argc; i += used) {
 		int ret;
 

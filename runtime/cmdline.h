@@ -49,6 +49,7 @@ struct config {
 	u64 ram_size; /* bytes, a multiple of 4 KiB */
 	enum accel accel;
 	enum ring3 ring3;
+	bool fast_syscalls;
 	enum cpu_model cpu;
 	bool acpi;
 	bool no_reboot;

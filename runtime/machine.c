@@ -492,7 +492,7 @@ static int init_translator(struct vm *vm, char *err, size_t errlen)
 static int init_spaces(struct vm *vm, char *err, size_t errlen)
 {
 	if (vm->cfg->cpu != CPU_QEMU64)
-		return user_init(&vm->user, vm->cpu, err, errlen);
+		return user_init(&vm->user, vm->cpu, vm->cfg->fast_syscalls, err, errlen);
 	snprintf(err, errlen, "-cpu qemu64 has less than the programs on it would find");
 	return -ENOTSUP;
 }

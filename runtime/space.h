@@ -55,6 +55,28 @@ MUST_CHECK int space_protect(struct space *sp, u64 va, u64 len, int prot);
 MUST_CHECK int space_unmap(struct space *sp, u64 va, u64 len);
 
 /*
+ * System calls without a signal (space_fast.c): SPACE_PAIR_LEN bytes of code, MOV imm32 to EAX and
+ * SYSCALL, are patched in a copy of their page, with the number of a slot; each space that maps the
+ * copy says what the slot stands for there. Code that is entered at the SYSCALL of a patched pair
+ * leaves with #UD at that place.
+ *
+ * Copies are pages of the pool; space_copy is where to write one. space_map_copy is as space_map,
+ * for reading and executing. Slots are to be set before guest code can see a copy with a pair that
+ * names them.
+ */
+#define SPACE_COPIES      256
+#define SPACE_SLOTS_FAST  512
+#define SPACE_PAIR_LEN    7
+#define SPACE_SYSCALL_LEN 2
+/* Can patched pairs work in this space? It depends on the place. */
+bool space_fast_able(const struct space *sp);
+u8 *space_copy(struct space_pool *pool, unsigned copy);
+void space_fast_patch(u8 pair[SPACE_PAIR_LEN], unsigned slot);
+/* next: the address behind the pair. */
+void space_fast_set(struct space *sp, unsigned slot, u32 nr, u64 next);
+MUST_CHECK int space_map_copy(struct space *sp, u64 va, unsigned copy);
+
+/*
  * Apply what is queued. If there is an unmap or protect among it, guest code is parked first and
  * the change is complete when this returns. -ENOMEM: the host is out of mappings or memory and the
  * space is in an unknown state: space_put it. -EIO: it is dead.
@@ -85,6 +107,7 @@ enum space_exit_kind {
 
 struct space_exit {
 	enum space_exit_kind kind;
+	bool fast; /* SPACE_SYSCALL: by a patched pair */
 	u8 vector;
 	u32 error; /* as the processor pushes it; 0 where it pushes none */
 	u64 cr2;   /* page faults */
@@ -110,7 +133,8 @@ void space_kick(struct space *sp);
 /*
  * The guest's vector state: an XSAVE image in standard format, of the components space_xsave_mask.
  * Read gives an image that XRSTOR takes, whatever guest code did. Write takes any image: bits that
- * would make XRSTOR fault are dropped. Both only between runs.
+ * would make XRSTOR fault are dropped. Both only between runs. After a fast system call the state
+ * is in the space's registers: reading it costs a hand-over, and it is lost if the space is dead.
  */
 size_t space_xsave_size(const struct space_pool *pool);
 u64 space_xsave_mask(const struct space_pool *pool);

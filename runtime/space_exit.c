@@ -96,21 +96,23 @@ static void get_regs(const struct frame_context *c, struct space_regs *r)
 }
 
 /* A selector that guest code has not changed is the one the caller gave. */
-static void get_segments(const struct space *sp, struct space_regs *r)
+static void get_segments(struct space *sp, struct space_regs *r)
 {
 	const struct space_state *st = space_state(sp);
 	const struct space_ctl *c = space_ctl(sp);
 
 #define SELECTOR(s)                                                                                \
-	if (st->s != c->s)                                                                         \
-		r->s = st->s;
+	sp->has.s = st->s;                                                                         \
+	if (sp->has.s != c->s)                                                                     \
+		r->s = sp->has.s;
 	SELECTOR(ds)
 	SELECTOR(es)
 	SELECTOR(fs)
 	SELECTOR(gs)
 #undef SELECTOR
-	r->fs_base = st->fs_base;
-	r->gs_base = st->gs_base;
+	r->fs_base = sp->has.fs_base = st->fs_base;
+	r->gs_base = sp->has.gs_base = st->gs_base;
+	sp->segments = true;
 }
 
 static bool in_vsyscall(u64 a)
@@ -162,10 +164,10 @@ static bool take_xsave(struct space *sp, const struct frame *f)
 {
 	u64 off = f->c.fpstate - sp->base, size = sp->pool->xsave_size;
 
-	if (off & 63 || off < SPACE_STACK || off > SPACE_SIZE - size)
+	if (off & 63 || off < SPACE_STACK || off > SPACE_STACK_TOP - size)
 		return false;
 	sp->xsave_off = off;
-	if (off < SPACE_SIZE - SPACE_FRAME_MAX) {
+	if (off < SPACE_STACK_TOP - SPACE_FRAME_MAX) {
 		/* Guest code had RSP in our stack; the image of the entry would land on it. */
 		sp->xsave_off = ST_XSAVE;
 		memcpy(sp->slot + ST_XSAVE, sp->slot + off, size);
@@ -181,17 +183,34 @@ bool space_exit_decode(struct space *sp, struct space_regs *regs, struct space_e
 	struct frame f;
 
 	ex->kind = SPACE_KICKED;
+	sp->segments = false;
 	if (kind == KIND_NOT_ENTERED)
 		return true;
+	sp->serialize = false;
+	if (kind == KIND_FAST) {
+		sp->live = true;
+		get_segments(sp, regs);
+		space_fast_decode(sp, regs, ex);
+		return true;
+	}
+	sp->live = false;
 	if (kind != KIND_GUEST && kind != KIND_STUB)
 		return false;
-	if (off & 7 || off < SPACE_STACK || off > SPACE_SIZE - sizeof(f))
+	if (off & 7 || off < SPACE_STACK || off > SPACE_STACK_TOP - sizeof(f))
 		return false;
 	memcpy(&f, sp->slot + off, sizeof(f));
 	if (!take_xsave(sp, &f))
 		return false;
 	get_regs(&f.c, regs);
 	get_segments(sp, regs);
+	if (kind == KIND_GUEST && space_meets_stub(sp, regs->rip, 1) &&
+	    (f.info.signo == SPACE_KICK_SIGNAL || f.info.signo == SIGTRAP)) {
+		/* All code of ours that guest code is meant to enter. */
+		if (!space_fast_undo(sp, regs, f.info.signo == SIGTRAP))
+			kind = KIND_STUB;
+	} else if (space_meets_stub(sp, regs->rip, 1)) {
+		kind = KIND_STUB;
+	}
 	/* The host's vsyscall page may have faulted on behalf of the call. */
 	if (kind == KIND_STUB || (in_vsyscall(regs->rip) && f.info.signo == SIGSEGV)) {
 		*ex = space_exit_stub(regs->rip);

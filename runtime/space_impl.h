@@ -15,16 +15,17 @@
 #define SPACE_QUEUE    64  /* at most half a ring, so that it never wraps onto unfinished records */
 #define SPACE_USER_END 0x7ffffffff000ull
 
-/* Descriptors in the zygote and the mappers; guest tasks have none. */
-#define SPACE_RAM_FD  0
-#define SPACE_POOL_FD 1
+/* Descriptors in the zygote and, but for the last, the mappers; guest tasks have none. */
+#define SPACE_RAM_FD    0
+#define SPACE_COPIES_FD 1
+#define SPACE_POOL_FD   2
 
-enum space_command_kind { COMMAND_MAP, COMMAND_PROTECT, COMMAND_UNMAP };
+enum space_command_kind { COMMAND_MAP, COMMAND_COPY, COMMAND_PROTECT, COMMAND_UNMAP };
 
 struct space_command {
 	enum space_command_kind kind;
 	int prot;
-	u64 va, len, ram_off;
+	u64 va, len, offset; /* in the memfd of RAM, or of copies */
 };
 
 struct space {
@@ -48,7 +49,14 @@ struct space {
 	u32 run;        /* number of the last run */
 	u32 spin;       /* TSC ticks worth spinning for an exit */
 	u32 guest_spin; /* and, in G, for the next run */
-	u64 xsave_off;  /* in the slot: where the vector state is */
+	u64 xsave_off;  /* in the slot: where the vector state is, unless it is live */
+	bool live;      /* it is in G's registers */
+	bool serialize; /* code has changed: the next way in is to be an IRETQ */
+	bool segments;  /* G has in its segment registers what it had when it left: */
+	struct {
+		u64 fs_base, gs_base;
+		u16 ds, es, fs, gs;
+	} has;
 	_Atomic bool running;
 	_Atomic bool kicked; /* a signal may be on its way to G */
 };
@@ -57,6 +65,8 @@ struct space_pool {
 	struct stats *stats;
 	u8 *slots; /* the pool's memfd */
 	int fd;
+	u8 *copies; /* of code pages, with patches; copies_fd cannot be mapped writable again */
+	int copies_fd;
 	pid_t monitor;
 	struct space zygote; /* a slot, a mapper and nothing else */
 	struct space *space[SPACE_SLOTS];
@@ -137,6 +147,20 @@ bool space_meets_stub(const struct space *sp, u64 va, u64 len);
 
 /* space_pool.c */
 void space_kill(struct space *sp);
+
+/* space_fast.c */
+MUST_CHECK int space_fast_init(struct space_pool *pool);
+void space_fast_free(struct space_pool *pool);
+void space_fast_clear(struct space *sp);
+/* The exit a patched system call reported, and its registers. */
+void space_fast_decode(struct space *sp, struct space_regs *regs, struct space_exit *ex);
+/* Guest code was interrupted on its way into the stub: make the registers those it had at the
+ * system call. trap: by a single-step trap. False: RIP is nowhere on that way. */
+bool space_fast_undo(const struct space *sp, struct space_regs *regs, bool trap);
+
+/* space_run.c */
+/* Have G put its vector state where xsave_off says. False: it is lost with the space. */
+bool space_save_vec(struct space *sp);
 
 /* space_xsave.c */
 MUST_CHECK int space_xsave_probe(struct space_pool *pool, char *err, size_t err_size);

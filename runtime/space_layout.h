@@ -9,6 +9,7 @@
  *     SETUP   r--  scripts, filters and structures of the start
  *     STATE   rw-  words the space writes; a vector state
  *     STACK   rw-  the alternate signal stack
+ *     FAST    r-x  where patched system calls jump to: a table of pointers, the trampolines
  *
  * All but CODE come from the space's slot in the pool's memfd, which the monitor has mapped too,
  * writable. Guest code may read all of it and write STATE and STACK: what the monitor finds there
@@ -25,13 +26,21 @@
 #define SPACE_SETUP      0x4000
 #define SPACE_STATE      0x5000
 #define SPACE_STACK      0x6000
-#define SPACE_STACK_SIZE 0x4000
-#define SPACE_SIZE       0xa000
+#define SPACE_STACK_SIZE 0x8000
+#define SPACE_FAST       0xe000
+#define SPACE_FAST_CODE  0xf000
+#define SPACE_SIZE       0x13000
+
+/* Patched system calls: a slot each, of a pointer and a trampoline. space_fast.c */
+#define SPACE_FAST_SLOTS 512 /* SPACE_SLOTS_FAST of space.h */
+#define TRAMPOLINE_SIZE  32
 
 /* A signal frame at the top of the stack fits; below it the registers for the entry; a signal that
  * comes while the stub runs goes further below. */
 #define SPACE_FRAME_MAX 0x1000
-#define SPACE_IMAGE     (SPACE_SIZE - SPACE_FRAME_MAX - 0x100)
+#define SPACE_STACK_TOP (SPACE_STACK + SPACE_STACK_SIZE)
+#define SPACE_IMAGE     (SPACE_STACK_TOP - SPACE_FRAME_MAX - 0x100)
+#define IMAGE_RIP       128 /* in struct space_image */
 
 /* struct space_record */
 #define RECORD_SIZE  64
@@ -57,6 +66,13 @@
 #define CTL_ES     (SPACE_CTL + 0x122)
 #define CTL_FS     (SPACE_CTL + 0x124)
 #define CTL_GS     (SPACE_CTL + 0x126)
+#define CTL_ORDER  (SPACE_CTL + 0x128)
+
+/* CTL_ORDER: what the run is to begin with. */
+#define ORDER_LOAD     1 /* the vector state from CTL_XSAVE; else it is in the registers */
+#define ORDER_SEGMENTS 2 /* selectors and bases */
+#define ORDER_IRET     4 /* go by IRETQ, not by a jump */
+#define ORDER_SAVE     8 /* do not go: the vector state to ST_XSAVE */
 
 /* struct space_state */
 #define ST_EXITED   (SPACE_STATE + 0x00)
@@ -77,6 +93,10 @@
 #define ST_FAIL     (SPACE_STATE + 0x148)
 #define ST_FAIL_RAX (SPACE_STATE + 0x150)
 #define ST_CHILD    (SPACE_STATE + 0x158)
+#define ST_LIVE     (SPACE_STATE + 0x15c)
+#define ST_F_RSP    (SPACE_STATE + 0x160)
+#define ST_F_REGS   (SPACE_STATE + 0x170)
+#define ST_F_TOP    (SPACE_STATE + 0x1f0)
 #define ST_XSAVE    (SPACE_STATE + 0x200)
 
 /* ST_KIND: what the frame is. */
@@ -84,11 +104,14 @@
 #define KIND_GUEST       1 /* guest code was interrupted */
 #define KIND_STUB        2 /* a fault in the stub: guest code jumped there */
 #define KIND_NOT_ENTERED 3 /* kicked before guest code began */
+#define KIND_FAST        4 /* no frame: a patched system call */
+#define KIND_SAVED       5 /* no frame: ORDER_SAVE has been obeyed */
 
 /* In the kernel's struct ucontext, which the third argument of a handler points to. */
 #define UC_MCONTEXT 40
 #define UC_RDX      (UC_MCONTEXT + 96)
 #define UC_RIP      (UC_MCONTEXT + 128)
+#define UC_FPSTATE  (UC_MCONTEXT + 184)
 #define UC_SIGNO    304 /* the siginfo follows in the frame */
 
 #define SPACE_KICK_SIGNAL 10 /* SIGUSR1 */
@@ -113,6 +136,12 @@ struct space_ctl {
 	u8 pad3[0x38];
 	u64 xsave, rfbm, fs_base, gs_base;
 	u16 ds, es, fs, gs;
+	u32 order;
+};
+
+/* What a trampoline's way into the stub leaves: all but RSP, RCX is the return address. */
+struct space_fast_regs {
+	u64 r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rbp, rbx, rdx, rcx, rax, flags;
 };
 
 struct space_state {
@@ -136,7 +165,10 @@ struct space_state {
 	u32 pad6;
 	_Atomic u64 fail, fail_rax; /* the record of a script that failed, and how */
 	_Atomic u32 child;          /* the zygote's: pid of what it cloned */
-	u8 pad7[0xa4];
+	_Atomic u32 live;           /* the vector state is in G's registers and nowhere else */
+	u64 fast_rsp, pad7;
+	struct space_fast_regs fast_regs;
+	u8 pad8[0x10];
 	u8 xsave[0xe00]; /* the vector state when it is not in a signal frame */
 };
 
@@ -163,6 +195,7 @@ LAYOUT(space_ctl, ds, SPACE_CTL, CTL_DS);
 LAYOUT(space_ctl, es, SPACE_CTL, CTL_ES);
 LAYOUT(space_ctl, fs, SPACE_CTL, CTL_FS);
 LAYOUT(space_ctl, gs, SPACE_CTL, CTL_GS);
+LAYOUT(space_ctl, order, SPACE_CTL, CTL_ORDER);
 LAYOUT(space_state, exited, SPACE_STATE, ST_EXITED);
 LAYOUT(space_state, g_sleeps, SPACE_STATE, ST_G_SLEEPS);
 LAYOUT(space_state, k_sleeps, SPACE_STATE, ST_K_SLEEPS);
@@ -181,16 +214,24 @@ LAYOUT(space_state, g_pid, SPACE_STATE, ST_G_PID);
 LAYOUT(space_state, fail, SPACE_STATE, ST_FAIL);
 LAYOUT(space_state, fail_rax, SPACE_STATE, ST_FAIL_RAX);
 LAYOUT(space_state, child, SPACE_STATE, ST_CHILD);
+LAYOUT(space_state, live, SPACE_STATE, ST_LIVE);
+LAYOUT(space_state, fast_rsp, SPACE_STATE, ST_F_RSP);
+LAYOUT(space_state, fast_regs, SPACE_STATE, ST_F_REGS);
+LAYOUT(space_state, pad8, SPACE_STATE, ST_F_TOP);
 LAYOUT(space_state, xsave, SPACE_STATE, ST_XSAVE);
+LAYOUT(space_image, rip, 0, IMAGE_RIP);
 #undef LAYOUT
 /* clang-format on */
 _Static_assert(sizeof(struct space_record) == RECORD_SIZE, "record");
 _Static_assert(sizeof(struct space_state) <= SPACE_STACK - SPACE_STATE, "state");
 _Static_assert(sizeof(struct space_image) <= 0x100, "image");
+_Static_assert(SPACE_FAST_CODE - SPACE_FAST == SPACE_FAST_SLOTS * sizeof(u64), "table");
+_Static_assert(SPACE_SIZE - SPACE_FAST_CODE == SPACE_FAST_SLOTS * TRAMPOLINE_SIZE, "trampolines");
 
 /* The stub, to be copied, and places in it. */
 extern const u8 space_stub[], space_stub_end[];
 extern const u8 space_stub_script[], space_stub_mapper[], space_stub_first[], space_stub_handler[];
 extern const u8 space_stub_restorer[];
+extern const u8 space_stub_fast[], space_stub_fast_switched[], space_stub_fast_saved[];
 #endif
 #endif

@@ -95,7 +95,13 @@ static struct space_record record_of(const struct space_command *c)
 		r.nr = __NR_mmap;
 		r.a[3] = MAP_SHARED | MAP_FIXED;
 		r.a[4] = SPACE_RAM_FD;
-		r.a[5] = c->ram_off;
+		r.a[5] = c->offset;
+		break;
+	case COMMAND_COPY:
+		r.nr = __NR_mmap;
+		r.a[3] = MAP_SHARED | MAP_FIXED;
+		r.a[4] = SPACE_COPIES_FD;
+		r.a[5] = c->offset;
 		break;
 	case COMMAND_PROTECT: r.nr = __NR_mprotect; break;
 	case COMMAND_UNMAP: r.nr = __NR_munmap; break;
@@ -143,7 +149,7 @@ int space_sync(struct space *sp)
 	if (!sp->commands)
 		return 0;
 	for (unsigned i = 0; i < sp->commands; i++)
-		removes |= sp->queue[i].kind != COMMAND_MAP;
+		removes |= sp->queue[i].kind >= COMMAND_PROTECT;
 	if (removes)
 		ret = space_park(sp);
 	return ret ? ret : run_queue(sp);
@@ -154,7 +160,7 @@ static bool merge(struct space_command *last, const struct space_command *c)
 {
 	if (last->kind != c->kind || last->prot != c->prot || last->va + last->len != c->va)
 		return false;
-	if (c->kind == COMMAND_MAP && last->ram_off + last->len != c->ram_off)
+	if (c->kind < COMMAND_PROTECT && last->offset + last->len != c->offset)
 		return false;
 	last->len += c->len;
 	return true;
@@ -191,6 +197,19 @@ int space_map(struct space *sp, u64 va, u64 len, int prot, u64 ram_off)
 	if (check_range(va, len) || ram_off & ~PAGE_MASK)
 		return -EINVAL;
 	if (space_meets_stub(sp, va, len))
+		return -EBUSY;
+	return enqueue(sp, &c);
+}
+
+int space_map_copy(struct space *sp, u64 va, unsigned copy)
+{
+	struct space_command c = {COMMAND_COPY, PROT_READ | PROT_EXEC, va, PAGE_SIZE,
+				  copy * PAGE_SIZE};
+
+	BUG_ON(copy >= SPACE_COPIES);
+	if (check_range(va, PAGE_SIZE))
+		return -EINVAL;
+	if (space_meets_stub(sp, va, PAGE_SIZE))
 		return -EBUSY;
 	return enqueue(sp, &c);
 }

@@ -22,8 +22,9 @@
 #define START_MS            10000
 #define HWCAP2_FSGSBASE_BIT BIT(1)
 
-/* Where stubs lie: below 2 GiB, away from where programs are linked and from the zygote. */
-static const u64 places[SPACE_PLACES] = {0x00200000, 0x7fe00000, 0x3ff00000, 0x5fe00000};
+/* Where stubs lie: below 2 GiB, away from where programs are linked and from the zygote. The first
+ * is the one where patched system calls work (space_fast.c). */
+static const u64 places[SPACE_PLACES] = {0x001e0000, 0x7fe00000, 0x3ff00000, 0x5fe00000};
 
 unsigned space_place(const struct space *sp)
 {
@@ -65,7 +66,12 @@ static void space_free(struct space *sp)
 /* Nothing of a former owner's registers may be left for the next. */
 static void forget_owner(struct space *sp)
 {
+	struct space_state *st = space_state(sp);
+
 	memset(sp->slot + SPACE_STACK, 0, SPACE_STACK_SIZE);
+	memset(&st->fast_regs, 0, sizeof(st->fast_regs));
+	st->fast_rsp = 0;
+	space_fast_clear(sp);
 	space_xsave_reset(sp);
 }
 
@@ -263,7 +269,7 @@ int space_pool_new(struct space_pool **out, int ram_fd, struct stats *stats, cha
 	*out = NULL;
 	if (!pool)
 		return -ENOMEM;
-	pool->fd = -1;
+	pool->fd = pool->copies_fd = -1;
 	pool->stats = stats;
 	pool->monitor = getpid();
 	pool->spin_max = space_spin_limit();
@@ -271,6 +277,7 @@ int space_pool_new(struct space_pool **out, int ram_fd, struct stats *stats, cha
 	if (ret)
 		goto fail;
 	ret = map_slots(pool);
+	ret = ret ? ret : space_fast_init(pool);
 	if (ret) {
 		snprintf(err, err_size, "no memory to share with user spaces: %s", strerror(-ret));
 		goto fail;
@@ -307,5 +314,6 @@ void space_pool_free(struct space_pool *pool)
 		munmap(pool->slots, POOL_SIZE);
 	if (pool->fd >= 0)
 		close(pool->fd);
+	space_fast_free(pool);
 	free(pool);
 }

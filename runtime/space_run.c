@@ -24,6 +24,9 @@
 #define GIVE_UP_MS     10000
 #define SELECTOR_DATA  0x2b /* Linux's flat user data segment */
 #define SPIN_FLOOR_DIV 16
+#define FLAG_TF        BIT(8)
+#define FLAG_NT        BIT(14)
+#define SAVE_TRIES     100
 
 static bool is_canonical(u64 a)
 {
@@ -33,6 +36,25 @@ static bool is_canonical(u64 a)
 static u16 host_selector(u16 guest)
 {
 	return guest & ~3u ? SELECTOR_DATA : 0;
+}
+
+/* Segment registers, unless G has them already. */
+static void write_segments(struct space *sp, const struct space_regs *r)
+{
+	const u16 ds = host_selector(r->ds), es = host_selector(r->es);
+	const u16 fs = host_selector(r->fs), gs = host_selector(r->gs);
+	struct space_ctl *c = space_ctl(sp);
+
+	if (sp->segments && r->fs_base == sp->has.fs_base && r->gs_base == sp->has.gs_base &&
+	    ds == sp->has.ds && es == sp->has.es && fs == sp->has.fs && gs == sp->has.gs)
+		return;
+	c->order |= ORDER_SEGMENTS;
+	c->fs_base = r->fs_base;
+	c->gs_base = r->gs_base;
+	c->ds = ds;
+	c->es = es;
+	c->fs = fs;
+	c->gs = gs;
 }
 
 /* What the stub loads before guest code begins. */
@@ -63,15 +85,16 @@ static void write_entry(struct space *sp, const struct space_regs *r)
 				  .cs = r->cs,
 				  .rflags = (r->rflags & SPACE_USER_FLAGS) | SPACE_FLAGS_FIXED,
 				  .ss = SELECTOR_DATA};
-	c->fs_base = r->fs_base;
-	c->gs_base = r->gs_base;
-	c->ds = host_selector(r->ds);
-	c->es = host_selector(r->es);
-	c->fs = host_selector(r->fs);
-	c->gs = host_selector(r->gs);
-	c->rfbm = sp->pool->xsave_mask;
-	c->xsave = sp->base + sp->xsave_off;
-	space_xsave_clean(sp);
+	c->order = 0;
+	if (r->cs != SPACE_CS64 || r->rflags & (FLAG_TF | FLAG_NT) || sp->serialize)
+		c->order |= ORDER_IRET;
+	write_segments(sp, r);
+	if (!sp->live) {
+		c->order |= ORDER_LOAD;
+		c->rfbm = sp->pool->xsave_mask;
+		c->xsave = sp->base + sp->xsave_off;
+		space_xsave_clean(sp);
+	}
 }
 
 static bool regs_valid(const struct space_regs *r)
@@ -130,7 +153,10 @@ static bool spin_for_exit(struct space *sp, const _Atomic u32 *stop)
 	return false;
 }
 
-/* How long a kick has gone unanswered. */
+/* For a run that is over by itself, or guest code has seen to it that it is not. */
+static const _Atomic u32 never;
+
+/* How long a kick, or an order, has gone unanswered. */
 struct patience {
 	u64 since_ms, cpu_us;
 };
@@ -164,9 +190,10 @@ static bool sleep_for_exit(struct space *sp, const _Atomic u32 *stop)
 		if (atomic_load(stop)) {
 			SPACE_COUNT(sp, space_kicks);
 			space_kick(sp);
-			alive = !patience_lost(&p, sp);
-			if (!alive)
-				break;
+		}
+		if ((atomic_load(stop) || stop == &never) && patience_lost(&p, sp)) {
+			alive = false;
+			break;
 		}
 		space_futex_wait(&st->exited, seen, SLEEP_MS);
 		if (atomic_load(&st->exited) == 0 && space_gone(sp->guest)) {
@@ -204,6 +231,27 @@ static bool do_run(struct space *sp, const _Atomic u32 *stop, bool *entered)
 	return *entered;
 }
 
+bool space_save_vec(struct space *sp)
+{
+	struct space_state *st = space_state(sp);
+	bool entered;
+
+	for (unsigned i = 0; i < SAVE_TRIES && !sp->dead; i++) {
+		space_ctl(sp)->order = ORDER_SAVE;
+		if (!do_run(sp, &never, &entered)) {
+			space_kill(sp);
+			break;
+		}
+		/* Else a kick was still on its way. */
+		if (atomic_load(&st->kind) == KIND_SAVED)
+			break;
+	}
+	SPACE_COUNT(sp, space_vec_saves);
+	sp->live = false;
+	sp->xsave_off = ST_XSAVE;
+	return !sp->dead;
+}
+
 static void count_exit(struct space *sp, enum space_exit_kind kind)
 {
 	if (kind == SPACE_KICKED)
@@ -239,6 +287,8 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 		return 0;
 	}
 	count_exit(sp, ex->kind);
+	if (ex->fast)
+		SPACE_COUNT(sp, space_fast_syscalls);
 	return 0;
 }
 

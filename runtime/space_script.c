@@ -93,7 +93,7 @@ static void script_mapper(struct space *sp, struct space_setup *u)
 	/* With CLONE_VM, so not a signal is shared and each has its filter. */
 	ADD(&s, CHECK_FORK, __NR_clone, CLONE_VM | CLONE_PARENT | CLONE_PARENT_SETTID, 0,
 	    sp->base + ST_G_PID, 0, 0, AT(sp, guest));
-	ADD(&s, CHECK_OK, __NR_close_range, SPACE_RAM_FD + 1, ~0u, 0);
+	ADD(&s, CHECK_OK, __NR_close_range, SPACE_POOL_FD, ~0u, 0);
 	add_filter(&s, AT(sp, mapper_program));
 	jump(&s, sp->base, space_stub_mapper, 0);
 }
@@ -146,8 +146,10 @@ struct space_record space_script_clone(struct space *sp)
 	    SPACE_POOL_FD, 0);
 	ADD(&s, CHECK_OK, __NR_mmap, sp->base + SPACE_CTL, SPACE_STATE - SPACE_CTL, PROT_READ,
 	    fixed, SPACE_POOL_FD, off + SPACE_CTL);
-	ADD(&s, CHECK_OK, __NR_mmap, sp->base + SPACE_STATE, SPACE_SIZE - SPACE_STATE,
+	ADD(&s, CHECK_OK, __NR_mmap, sp->base + SPACE_STATE, SPACE_FAST - SPACE_STATE,
 	    PROT_READ | PROT_WRITE, fixed, SPACE_POOL_FD, off + SPACE_STATE);
+	ADD(&s, CHECK_OK, __NR_mmap, sp->base + SPACE_FAST, SPACE_SIZE - SPACE_FAST,
+	    PROT_READ | PROT_EXEC, fixed, SPACE_POOL_FD, off + SPACE_FAST);
 	jump(&s, sp->base, space_stub_script, AT(sp, mapper));
 	s = begin(&r, 1);
 	ADD(&s, CHECK_FORK, __NR_clone, CLONE_PARENT | CLONE_PARENT_SETTID, 0, z->base + ST_CHILD,

@@ -4,7 +4,8 @@
  *
  *     zygote   what setting up a space takes; inherited by all, so that it too must trap what the
  *              guest's filter traps: for a task without a handler that is the end as well
- *     mapper   map guest RAM, unmap, protect, anywhere but over the stub; wait and wake
+ *     mapper   map guest RAM, and copies of code executable, unmap, protect, anywhere but over the
+ *              stub; wait and wake
  *     guest    wait for the monitor on one word, wake it on another; everything else is
  *              the guest's own system call and traps
  *
@@ -126,12 +127,17 @@ unsigned space_seccomp_guest(struct sock_filter *f, u64 base)
 unsigned space_seccomp_mapper(struct sock_filter *f, u64 base)
 {
 	struct filter p = {.f = f, .otherwise = SECCOMP_RET_KILL_PROCESS};
-	unsigned nr;
+	unsigned nr, copies;
 
 	begin(&p);
 	allow_futex(&p, base + CTL_TAIL, base + ST_ACK);
 	nr = call(&p, __NR_mmap);
 	require(&p, LO(3), MAP_SHARED | MAP_FIXED);
+	load(&p, LO(4));
+	copies = call(&p, SPACE_COPIES_FD);
+	require(&p, LO(2), PROT_READ | PROT_EXEC);
+	require_clear(&p, base);
+	end_call(&p, copies);
 	require(&p, LO(4), SPACE_RAM_FD);
 	require_clear(&p, base);
 	end_call(&p, nr);

@@ -3,9 +3,9 @@
  * first page of the space; no stack but what the handler says, no data but the pages of
  * space_layout.h, which follow at fixed distances.
  *
- * Three things live here: the executor of scripts, with which every task sets itself up; M, the
+ * Four things live here: the executor of scripts, with which every task sets itself up; M, the
  * mapper, which is the same executor in a loop; G's signal handler, its wait for the monitor, and
- * the way into guest code.
+ * the way into guest code; the way in that system calls take which need no signal.
  *
  * Guest code can jump to any byte of this with any registers. That is harmless: the system calls
  * here are G's then, and G's filter lets through nothing but a wait and a wake. It is the record
@@ -20,10 +20,29 @@
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1
 
+	.macro	pop_most
+	popq	%r15
+	popq	%r14
+	popq	%r13
+	popq	%r12
+	popq	%r11
+	popq	%r10
+	popq	%r9
+	popq	%r8
+	popq	%rdi
+	popq	%rsi
+	popq	%rbp
+	popq	%rbx
+	popq	%rdx
+	popq	%rcx
+	popq	%rax
+	.endm
+
 	.section .rodata
 	.balign	64
 	.globl	space_stub, space_stub_end, space_stub_script, space_stub_mapper
 	.globl	space_stub_first, space_stub_handler, space_stub_restorer
+	.globl	space_stub_fast, space_stub_fast_switched, space_stub_fast_saved
 space_stub:
 
 /*
@@ -134,6 +153,9 @@ space_stub_first:
  * at any instruction here. Up to handler_saved the nested frame leads back to the frame that
  * counts; from there to the wait all can be done again; in the wait there is nothing to lose; from
  * entry on the run has not happened.
+ *
+ * There is one thing to lose: the kernel starts a handler with a fresh vector state. If guest
+ * code's is in the registers (ST_LIVE), a nested handler takes it from its frame again.
  */
 space_stub_handler:
 	leaq	space_stub(%rip), %rbx
@@ -141,8 +163,10 @@ space_stub_handler:
 	subq	%rbx, %rax
 	cmpq	$SPACE_CODE_SIZE, %rax
 	jb	nested
+guest_frame:
 	movq	%rdx, ST_FRAME(%rbx)
 	movl	$KIND_GUEST, ST_KIND(%rbx)
+	movl	$0, ST_LIVE(%rbx)
 handler_saved:
 	leaq	space_stub(%rip), %rbx
 	leaq	SPACE_IMAGE(%rbx), %rsp
@@ -190,10 +214,17 @@ wait:
 entry:
 	cmpl	$0, CTL_KICK(%rbx)
 	jne	not_entered
+	movl	CTL_ORDER(%rbx), %esi
+	testl	$ORDER_SAVE, %esi
+	jnz	save
+	testl	$ORDER_LOAD, %esi
+	jz	1f
 	movq	CTL_XSAVE(%rbx), %rcx
 	movl	CTL_RFBM(%rbx), %eax
 	movl	CTL_RFBM+4(%rbx), %edx
 	xrstor64 (%rcx)
+1:	testl	$ORDER_SEGMENTS, %esi
+	jz	leave
 	movl	%ds, %eax
 	cmpw	%ax, CTL_DS(%rbx)
 	je	1f
@@ -214,24 +245,26 @@ entry:
 	wrfsbase %rax
 	movq	CTL_GSBASE(%rbx), %rax
 	wrgsbase %rax
+leave:
 	leaq	SPACE_IMAGE(%rbx), %rsp
-	popfq				/* IRETQ with NT set would fault */
-	popq	%r15
-	popq	%r14
-	popq	%r13
-	popq	%r12
-	popq	%r11
-	popq	%r10
-	popq	%r9
-	popq	%r8
-	popq	%rdi
-	popq	%rsi
-	popq	%rbp
-	popq	%rbx
-	popq	%rdx
-	popq	%rcx
-	popq	%rax
+	testl	$ORDER_IRET, %esi
+	jnz	1f
+	popq	%r15			/* the clean flags */
+	pop_most
+	leaq	16(%rsp), %rsp
+	popfq
+	popq	%rsp
+	jmp	*(space_stub + SPACE_IMAGE + IMAGE_RIP)(%rip)
+1:	popfq				/* IRETQ with NT set would fault */
+	pop_most
 	iretq
+
+save:
+	movl	CTL_RFBM(%rbx), %eax
+	movl	CTL_RFBM+4(%rbx), %edx
+	xsave64	ST_XSAVE(%rbx)
+	movl	$KIND_SAVED, ST_KIND(%rbx)
+	jmp	handler_saved
 not_entered:
 	movl	$KIND_NOT_ENTERED, ST_KIND(%rbx)
 	jmp	handler_saved
@@ -242,21 +275,72 @@ not_entered:
  */
 nested:
 	cmpl	$SPACE_KICK_SIGNAL, UC_SIGNO(%rdx)
-	jne	2f
+	jne	stub_frame
+	cmpq	$(space_stub_fast_saved - space_stub), %rax
+	jae	fast_again
+	cmpq	$(space_stub_fast - space_stub), %rax
+	jae	guest_frame		/* RIP aside, all is still as guest code had it */
 	cmpq	$(nested - space_stub), %rax
+	jae	again
+	cmpq	$(handler_saved - space_stub), %rax
 	jae	1f
+	cmpq	$(space_stub_handler - space_stub), %rax
+	jae	again
+stub_frame:
+	movq	%rdx, ST_FRAME(%rbx)
+	movl	$KIND_STUB, ST_KIND(%rbx)
+	movl	$0, ST_LIVE(%rbx)
+	jmp	handler_saved
+again:
+	movq	UC_RDX(%rdx), %rdx
+	leaq	-8(%rdx), %rsp		/* where that frame begins: the stack is not endless */
+	jmp	space_stub_handler
+fast_again:
+	movl	$1, ST_LIVE(%rbx)
+1:	cmpl	$0, ST_LIVE(%rbx)
+	je	2f
+	movq	%rax, %rsi
+	movq	UC_FPSTATE(%rdx), %rcx
+	movl	CTL_RFBM(%rbx), %eax	/* EDX stands for bits that no processor has */
+	xrstor64 (%rcx)
+	movq	%rsi, %rax
+2:	cmpq	$(space_stub_fast_saved - space_stub), %rax
+	jae	space_stub_fast_saved
 	cmpq	$(entry - space_stub), %rax
 	jae	not_entered
 	cmpq	$(wait - space_stub), %rax
 	jae	wait
-	cmpq	$(handler_saved - space_stub), %rax
-	jae	handler_saved
-	cmpq	$(space_stub_handler - space_stub), %rax
-	jb	2f
-1:	movq	UC_RDX(%rdx), %rdx
-	jmp	space_stub_handler
-2:	movq	%rdx, ST_FRAME(%rbx)
-	movl	$KIND_STUB, ST_KIND(%rbx)
+	jmp	handler_saved
+
+/*
+ * The trampoline of a patched system call comes here: RCX is the return address, RAX the number,
+ * R11 is free, all else is guest code's, the flags and what lies below RSP too. Up to fast_saved
+ * no register changes but RSP, so that whoever finds guest code interrupted here can undo it.
+ */
+space_stub_fast:
+	movq	%rsp, (space_stub + ST_F_RSP)(%rip)
+	leaq	(space_stub + ST_F_TOP)(%rip), %rsp
+space_stub_fast_switched:
+	pushfq
+	pushq	%rax
+	pushq	%rcx
+	pushq	%rdx
+	pushq	%rbx
+	pushq	%rbp
+	pushq	%rsi
+	pushq	%rdi
+	pushq	%r8
+	pushq	%r9
+	pushq	%r10
+	pushq	%r11
+	pushq	%r12
+	pushq	%r13
+	pushq	%r14
+	pushq	%r15
+space_stub_fast_saved:
+	leaq	space_stub(%rip), %rbx
+	movl	$1, ST_LIVE(%rbx)
+	movl	$KIND_FAST, ST_KIND(%rbx)
 	jmp	handler_saved
 
 /* Signals are given a restorer because the kernel wants one. */

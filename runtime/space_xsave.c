@@ -135,6 +135,7 @@ void space_xsave_reset(struct space *sp)
 	u32 mxcsr = MXCSR_INIT;
 
 	sp->xsave_off = ST_XSAVE;
+	sp->live = false;
 	memset(image, 0, sp->pool->xsave_size);
 	fill_initial(sp->pool, image);
 	memcpy(image + MXCSR_AT, &mxcsr, 4);
@@ -145,6 +146,8 @@ void space_xsave_read(struct space *sp, void *image)
 	struct space_pool *pool = sp->pool;
 	struct header *h = header_of(image);
 
+	if (sp->live && !space_save_vec(sp))
+		space_xsave_reset(sp);
 	memcpy(image, sp->slot + sp->xsave_off, pool->xsave_size);
 	*h = (struct header){.xstate_bv = h->xstate_bv & pool->xsave_mask};
 	clean_mxcsr(pool, image);
@@ -154,6 +157,9 @@ void space_xsave_read(struct space *sp, void *image)
 
 void space_xsave_write(struct space *sp, const void *image)
 {
+	if (sp->live)
+		sp->xsave_off = ST_XSAVE;
+	sp->live = false;
 	memcpy(sp->slot + sp->xsave_off, image, sp->pool->xsave_size);
 	space_xsave_clean(sp);
 }

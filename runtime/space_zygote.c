@@ -54,16 +54,18 @@ static int forget_libc(void)
 	return ret;
 }
 
-/* Only the two descriptors stay, at their fixed numbers; errno on failure. */
-static int keep_fds(int ram_fd, int pool_fd)
+/* Only three descriptors stay, at their fixed numbers; errno on failure. */
+static int keep_fds(int ram_fd, const struct space_pool *p)
 {
-	int ram = fcntl(ram_fd, F_DUPFD, 10), pool = fcntl(pool_fd, F_DUPFD, 10);
+	int ram = fcntl(ram_fd, F_DUPFD, 10), copies = fcntl(p->copies_fd, F_DUPFD, 10);
+	int pool = fcntl(p->fd, F_DUPFD, 10);
 
-	if (ram < 0 || pool < 0)
+	if (ram < 0 || copies < 0 || pool < 0)
 		return -1;
-	if (dup2(ram, SPACE_RAM_FD) < 0 || dup2(pool, SPACE_POOL_FD) < 0)
+	if (dup2(ram, SPACE_RAM_FD) < 0 || dup2(copies, SPACE_COPIES_FD) < 0 ||
+	    dup2(pool, SPACE_POOL_FD) < 0)
 		return -1;
-	return syscall(SYS_close_range, 2, ~0u, 0);
+	return syscall(SYS_close_range, SPACE_POOL_FD + 1, ~0u, 0);
 }
 
 static void forget_signals(void)
@@ -103,8 +105,8 @@ static NORETURN void zygote_main(const struct space_pool *pool, int ram_fd)
 	prctl(PR_SET_NAME, "ringshift-space");
 	prctl(PR_SET_DUMPABLE, 0);
 	setsid(); /* the terminal's signals are the monitor's */
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || keep_fds(ram_fd, pool->fd) ||
-	    map_stub(pool) || forget_libc()) {
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || keep_fds(ram_fd, pool) || map_stub(pool) ||
+	    forget_libc()) {
 		atomic_store(&space_state(&pool->zygote)->fail_rax, (u64)-errno);
 		_exit(1);
 	}

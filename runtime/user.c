@@ -38,6 +38,7 @@
 #include "op.h"
 #include "shadow.h"
 #include "space.h"
+#include "user_fast.h"
 #include "vec_image.h"
 #include "xstate.h"
 
@@ -54,14 +55,16 @@ struct user_space {
 	u64 used; /* the clock when it last ran */
 	struct space *space;
 	struct shadow *shadow;
-	unsigned avoid;    /* places of the stub that have not done */
-	bool collided;     /* the guest maps something where the stub lies */
+	unsigned avoid; /* places of the stub that have not done */
+	bool collided;  /* the guest maps something where the stub lies */
+	struct user_fast_space fast;
 	UT_hash_handle hh; /* by cr3 */
 };
 
 struct user {
 	struct cpu *c;
 	struct space_pool *pool;
+	struct user_fast *fast; /* NULL: no patched system calls */
 	struct vec_layout layout;
 	struct user_space *spaces; /* by CR3 */
 	struct user_space *now;    /* the one of the current CR3, NULL: look for it */
@@ -121,12 +124,19 @@ static void on_revoke_write(void *opaque, gpa_t page)
 	}
 }
 
+static void on_code_gone(void *opaque, gpa_t page)
+{
+	struct user *u = opaque;
+
+	user_fast_code_gone(u->fast, page);
+}
+
 /* --- spaces by CR3 --- */
 
 static int map_in_space(void *opaque, gva_t va, u64 len, int prot, u64 ram_off)
 {
 	struct user_space *s = opaque;
-	int rc = space_map(s->space, va, len, prot, ram_off);
+	int rc = user_fast_map(&s->fast, va, len, prot, ram_off);
 
 	s->collided |= rc == -EBUSY;
 	return rc;
@@ -136,14 +146,14 @@ static int protect_in_space(void *opaque, gva_t va, u64 len, int prot)
 {
 	struct user_space *s = opaque;
 
-	return space_protect(s->space, va, len, prot);
+	return user_fast_protect(&s->fast, va, len, prot);
 }
 
 static int unmap_in_space(void *opaque, gva_t va, u64 len)
 {
 	struct user_space *s = opaque;
 
-	int rc = space_unmap(s->space, va, len);
+	int rc = user_fast_unmap(&s->fast, va, len);
 
 	/* Else the space is dead, which the next entry finds out. */
 	BUG_ON(rc == -EINVAL || rc == -EBUSY);
@@ -161,6 +171,7 @@ static void drop(struct user *u, struct user_space *s)
 		u->now = NULL;
 	HASH_DEL(u->spaces, s);
 	shadow_free(s->shadow);
+	user_fast_detach(&s->fast);
 	space_put(s->space);
 	free(s);
 }
@@ -199,6 +210,9 @@ static struct user_space *make(struct user *u, u64 cr3, unsigned avoid)
 		free(s);
 		return NULL;
 	}
+	s->fast.space = s->space;
+	s->fast.shadow = s->shadow;
+	user_fast_attach(u->fast, &s->fast);
 	HASH_ADD(hh, u->spaces, cr3, sizeof(s->cr3), s);
 	return s;
 }
@@ -211,10 +225,18 @@ static struct user_space *current(struct user *u)
 	struct user_space *s = u->now;
 	unsigned i;
 
+	if (s && s->fast.broken) {
+		drop(u, s);
+		s = NULL;
+	}
 	if (!s) {
 		u64 cr3 = c->cr3 & PAGE_MASK;
 
 		HASH_FIND(hh, u->spaces, &cr3, sizeof(cr3), s);
+		if (s && s->fast.broken) {
+			drop(u, s);
+			s = NULL;
+		}
 		if (!s)
 			s = make(u, cr3, 0);
 		if (!s)
@@ -470,6 +492,8 @@ static bool run_once(struct user *u, struct user_space *s, struct space_exit *e)
 	if (rc)
 		return false;
 	from_space(c, &regs);
+	if (e->kind == SPACE_SYSCALL && !e->fast)
+		user_fast_note(&s->fast);
 	c->stats->n[STAT_user_exits]++;
 	return true;
 }
@@ -500,7 +524,7 @@ void user_kick(struct user *u)
 		space_kick(sp);
 }
 
-int user_init(struct user **out, struct cpu *c, char *err, size_t errlen)
+int user_init(struct user **out, struct cpu *c, bool fast, char *err, size_t errlen)
 {
 	struct user *u = calloc(1, sizeof(*u));
 	int rc = u ? vec_layout_init(&u->layout) : -ENOMEM;
@@ -519,8 +543,13 @@ int user_init(struct user **out, struct cpu *c, char *err, size_t errlen)
 	BUG_ON(!u->image);
 	memset(u->image, 0, MAX(u->layout.size, space_xsave_size(u->pool)));
 	u->c = c;
-	u->follower = (struct mmu_follower){
-	    .invlpg = on_invlpg, .flush = on_flush, .revoke_write = on_revoke_write, .opaque = u};
+	if (fast)
+		u->fast = user_fast_new(c, u->pool);
+	u->follower = (struct mmu_follower){.invlpg = on_invlpg,
+					    .flush = on_flush,
+					    .revoke_write = on_revoke_write,
+					    .code_gone = on_code_gone,
+					    .opaque = u};
 	c->mmu.follower = &u->follower;
 	*out = u;
 	return 0;
@@ -537,6 +566,7 @@ void user_free(struct user *u)
 	{
 		drop(u, s);
 	}
+	user_fast_free(u->fast);
 	space_pool_free(u->pool);
 	free(u->image);
 	free(u);

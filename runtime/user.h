@@ -11,9 +11,10 @@ struct user;
 
 /*
  * Make spaces for a CPU whose engine exists. To be called before the process has threads. Negative
- * errno and a line of text in err if the host does not let us: the CPU is then as before.
+ * errno and a line of text in err if the host does not let us: the CPU is then as before. fast: hot
+ * system calls are patched (user_fast.c).
  */
-MUST_CHECK int user_init(struct user **out, struct cpu *c, char *err, size_t errlen);
+MUST_CHECK int user_init(struct user **out, struct cpu *c, bool fast, char *err, size_t errlen);
 void user_free(struct user *u);
 
 /* For cpu_ops. */

@@ -1,0 +1,361 @@
+/*
+ * Patching system calls (space_fast.c says what a patch is).
+ *
+ * A pair MOV imm32, EAX; SYSCALL that has left by a signal HOT times is patched, in a copy of its
+ * guest-physical page. Spaces map the copy in place of the page wherever the guest's tables give
+ * user code the right to read and execute it, and not to write.
+ *
+ *  - A copy is right as long as its page is: the page is marked as code (op_note_code), so nobody
+ *    has it mapped writable, and whoever writes it says so (user_fast_code_gone). Before that
+ *    returns, the copy is gone from all spaces.
+ *  - What a slot stands for depends on where the copy is mapped, so a space maps each copy at one
+ *    address only; other aliases show the page itself.
+ *  - The shadow knows nothing of copies: it maps, protects and unmaps addresses, and the functions
+ *    here put the one or the other there.
+ *
+ * What a guest could notice: a program that reads its own code as data finds the patch; so it does
+ * when it jumps into the middle of the MOV. -fast-syscalls off.
+ */
+#include "user_fast.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "op.h"
+
+#define HOT       64u
+#define SITES_MAX 32u   /* in a page */
+#define COUNTERS  1024u /* a power of two */
+#define NR_MAX    0x1000u
+#define READ_EXEC (PROT_READ | PROT_EXEC)
+
+struct site {
+	u16 off, slot;
+	u32 nr;
+};
+
+struct copy {
+	bool used;
+	gpa_t page;
+	unsigned n_sites;
+	struct site site[SITES_MAX];
+};
+
+/* How often a system call has left by a signal. */
+struct counter {
+	gva_t next;
+	u64 cr3;
+	u32 n;
+};
+
+struct user_fast {
+	struct cpu *c;
+	struct space_pool *pool;
+	struct user_fast_space *spaces;
+	u16 *copy_of; /* by guest-physical page: its copy + 1 */
+	unsigned used;
+	struct copy copy[SPACE_COPIES];
+	u64 slots[SPACE_SLOTS_FAST / 64]; /* a bit for each that is taken */
+	struct counter counter[COUNTERS];
+};
+
+struct user_fast *user_fast_new(struct cpu *c, struct space_pool *pool)
+{
+	struct user_fast *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return NULL;
+	f->c = c;
+	f->pool = pool;
+	f->copy_of = calloc(c->mmu.ram->high_end >> 12, sizeof(f->copy_of[0]));
+	if (!f->copy_of) {
+		free(f);
+		return NULL;
+	}
+	return f;
+}
+
+void user_fast_free(struct user_fast *f)
+{
+	if (!f)
+		return;
+	free(f->copy_of);
+	free(f);
+}
+
+void user_fast_attach(struct user_fast *f, struct user_fast_space *s)
+{
+	if (!f || !space_fast_able(s->space))
+		return;
+	s->fast = f;
+	s->next = f->spaces;
+	f->spaces = s;
+}
+
+void user_fast_detach(struct user_fast_space *s)
+{
+	struct user_fast_space **p;
+
+	if (!s->fast)
+		return;
+	for (p = &s->fast->spaces; *p != s; p = &(*p)->next)
+		;
+	*p = s->next;
+	s->fast = NULL;
+}
+
+/* --- mappings --- */
+
+static gpa_t page_at(const struct ram *ram, u64 ram_off)
+{
+	return ram_off < ram->low_end ? ram_off : ram_off - ram->low_end + RAM_HIGH_START;
+}
+
+/* The range will show something else. */
+static void forget(struct user_fast_space *s, gva_t va, u64 len)
+{
+	for (unsigned i = 0; s->mapped && i < SPACE_COPIES; i++) {
+		if (!s->va[i] || s->va[i] - va >= len)
+			continue;
+		s->va[i] = 0;
+		s->mapped--;
+	}
+}
+
+static void set_slot(const struct user_fast_space *s, unsigned copy, const struct site *site)
+{
+	space_fast_set(s->space, site->slot, site->nr, s->va[copy] + site->off + SPACE_PAIR_LEN);
+}
+
+static int map_copy(struct user_fast_space *s, gva_t va, unsigned copy)
+{
+	const struct copy *p = &s->fast->copy[copy];
+
+	s->va[copy] = va;
+	s->mapped++;
+	for (unsigned i = 0; i < p->n_sites; i++)
+		set_slot(s, copy, &p->site[i]);
+	return space_map_copy(s->space, va, copy);
+}
+
+/* Its copy, if the page is to be shown by one at va. -1: by itself. */
+static int copy_for(const struct user_fast_space *s, gva_t va, u64 ram_off)
+{
+	int copy = s->fast->copy_of[page_at(s->fast->c->mmu.ram, ram_off) >> 12] - 1;
+
+	return copy >= 0 && va && !s->va[copy] ? copy : -1;
+}
+
+int user_fast_map(struct user_fast_space *s, gva_t va, u64 len, int prot, u64 ram_off)
+{
+	u64 from = 0;
+	int rc = 0;
+
+	if (!s->fast)
+		return space_map(s->space, va, len, prot, ram_off);
+	forget(s, va, len);
+	for (u64 at = 0; prot == READ_EXEC && s->fast->used && at < len && !rc; at += PAGE_SIZE) {
+		int copy = copy_for(s, va + at, ram_off + at);
+
+		if (copy < 0)
+			continue;
+		if (at > from)
+			rc = space_map(s->space, va + from, at - from, prot, ram_off + from);
+		if (!rc)
+			rc = map_copy(s, va + at, (unsigned)copy);
+		from = at + PAGE_SIZE;
+	}
+	if (!rc && from < len)
+		rc = space_map(s->space, va + from, len - from, prot, ram_off + from);
+	return rc;
+}
+
+int user_fast_protect(struct user_fast_space *s, gva_t va, u64 len, int prot)
+{
+	struct user_fast *f = s->fast;
+	int rc = 0;
+
+	for (unsigned i = 0; s->mapped && prot != READ_EXEC && i < SPACE_COPIES && !rc; i++) {
+		if (!s->va[i] || s->va[i] - va >= len)
+			continue;
+		rc = space_map(s->space, s->va[i], PAGE_SIZE, prot,
+			       ram_offset(f->c->mmu.ram, f->copy[i].page));
+		s->va[i] = 0;
+		s->mapped--;
+	}
+	return rc ? rc : space_protect(s->space, va, len, prot);
+}
+
+int user_fast_unmap(struct user_fast_space *s, gva_t va, u64 len)
+{
+	forget(s, va, len);
+	return space_unmap(s->space, va, len);
+}
+
+/* --- patching --- */
+
+/* What may stand in front of B8 and make it part of something else: prefixes, and the opcodes of
+ * LEA and of MOV, which might have it as their ModRM. */
+static bool may_belong(u8 before)
+{
+	static const u8 these[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66,
+				   0x67, 0x8b, 0x8d, 0xf0, 0xf2, 0xf3};
+
+	return (before & 0xf0) == 0x40 || memchr(these, before, sizeof(these));
+}
+
+/* Is there a pair at off, which has just been executed as one? */
+static bool is_pair(const u8 *page, unsigned off, u64 rax)
+{
+	const u8 *p = page + off;
+	u32 nr;
+
+	memcpy(&nr, p + 1, 4);
+	return p[0] == 0xb8 && p[5] == 0x0f && p[6] == 0x05 && nr == rax && nr < NR_MAX &&
+	       !may_belong(p[-1]);
+}
+
+static int take_slot(struct user_fast *f)
+{
+	for (unsigned i = 0; i < SPACE_SLOTS_FAST; i++) {
+		if (f->slots[i / 64] >> i % 64 & 1)
+			continue;
+		f->slots[i / 64] |= BIT(i % 64);
+		return (int)i;
+	}
+	return -1;
+}
+
+/* The copy of a page, made if there is none; -1: there is no room. */
+static int copy_of(struct user_fast *f, gpa_t page)
+{
+	int i = f->copy_of[page >> 12] - 1;
+	struct cpu *c = f->c;
+
+	if (i >= 0)
+		return i;
+	for (i = 0; i < SPACE_COPIES && f->copy[i].used; i++)
+		;
+	if (i == SPACE_COPIES)
+		return -1;
+	op_note_code(c, page);
+	memcpy(space_copy(f->pool, (unsigned)i), c->mmu.ram->window + page, PAGE_SIZE);
+	f->copy[i] = (struct copy){.used = true, .page = page};
+	f->copy_of[page >> 12] = (u16)(i + 1);
+	f->used++;
+	return i;
+}
+
+/* Patch a pair that nobody has patched. False: there is no room. */
+static bool patch(struct user_fast *f, gpa_t page, unsigned off, u32 nr)
+{
+	int copy = copy_of(f, page), slot;
+	struct user_fast_space *s;
+	struct site *site;
+
+	if (copy < 0 || f->copy[copy].n_sites == SITES_MAX)
+		return false;
+	slot = take_slot(f);
+	if (slot < 0)
+		return false;
+	site = &f->copy[copy].site[f->copy[copy].n_sites++];
+	*site = (struct site){.off = (u16)off, .slot = (u16)slot, .nr = nr};
+	for (s = f->spaces; s; s = s->next)
+		if (s->va[copy])
+			set_slot(s, (unsigned)copy, site);
+	space_fast_patch(space_copy(f->pool, (unsigned)copy) + off, (unsigned)slot);
+	f->c->stats->n[STAT_user_pairs_patched]++;
+	return true;
+}
+
+static bool is_patched(const struct user_fast *f, gpa_t page, unsigned off)
+{
+	int copy = f->copy_of[page >> 12] - 1;
+
+	for (unsigned i = 0; copy >= 0 && i < f->copy[copy].n_sites; i++)
+		if (f->copy[copy].site[i].off == off)
+			return true;
+	return false;
+}
+
+/* The pair before next is hot. */
+static void consider(struct user_fast_space *s, gva_t next)
+{
+	struct user_fast *f = s->fast;
+	struct cpu *c = f->c;
+	gva_t at = next - SPACE_PAIR_LEN;
+	unsigned off = at & ~PAGE_MASK;
+	struct walk w;
+
+	/* All of it and the byte in front in one page. */
+	if (!off || off + SPACE_PAIR_LEN > PAGE_SIZE)
+		return;
+	if (mmu_probe(c->mmu.ram, &c->mmu.pg, at, MMU_EXEC, true, &w) || w.writable ||
+	    !ram_contains(c->mmu.ram, w.gpa))
+		return;
+	if (!is_patched(f, w.gpa & PAGE_MASK, off) &&
+	    (!is_pair(c->mmu.ram->window + (w.gpa & PAGE_MASK), off, c->gpr[GPR_RAX]) ||
+	     !patch(f, w.gpa & PAGE_MASK, off, (u32)c->gpr[GPR_RAX]))) {
+		c->stats->n[STAT_user_pairs_refused]++;
+		return;
+	}
+	/* Maps the page anew, as a copy now, in the shadow's knowledge. If it fails, it is as if
+	 * nothing were mapped there. */
+	shadow_fill(s->shadow, &c->mmu.pg, at, MMU_EXEC, NULL);
+}
+
+void user_fast_note(struct user_fast_space *s)
+{
+	struct cpu *c;
+	struct counter *n;
+
+	if (!s->fast)
+		return;
+	c = s->fast->c;
+	n = &s->fast->counter[(c->rip ^ c->rip >> 10 ^ c->cr3 >> 12) & (COUNTERS - 1)];
+	if (n->next != c->rip || n->cr3 != c->cr3)
+		*n = (struct counter){.next = c->rip, .cr3 = c->cr3};
+	if (++n->n == HOT)
+		consider(s, c->rip);
+}
+
+/* --- the end of a patch --- */
+
+static void drop(struct user_fast *f, unsigned i)
+{
+	struct copy *p = &f->copy[i];
+	struct user_fast_space *s;
+
+	for (s = f->spaces; s; s = s->next) {
+		gva_t va = s->va[i];
+		int rc;
+
+		if (!va)
+			continue;
+		s->va[i] = 0;
+		s->mapped--;
+		rc = space_unmap(s->space, va, PAGE_SIZE);
+		rc = rc ? rc
+			: space_map(s->space, va, PAGE_SIZE, READ_EXEC,
+				    ram_offset(f->c->mmu.ram, p->page));
+		/* Now: the copy may soon be another page's. */
+		rc = rc ? rc : space_sync(s->space);
+		s->broken |= rc != 0;
+	}
+	for (unsigned k = 0; k < p->n_sites; k++)
+		f->slots[p->site[k].slot / 64] &= ~BIT(p->site[k].slot % 64);
+	f->copy_of[p->page >> 12] = 0;
+	p->used = false;
+	f->used--;
+	f->c->stats->n[STAT_user_copies_dropped]++;
+}
+
+void user_fast_code_gone(struct user_fast *f, gpa_t page)
+{
+	if (!f || !f->used || (page != ~0ull && !f->copy_of[page >> 12]))
+		return;
+	for (unsigned i = 0; i < SPACE_COPIES; i++)
+		if (f->copy[i].used && (page == ~0ull || f->copy[i].page == page))
+			drop(f, i);
+	memset(f->counter, 0, sizeof(f->counter));
+}

@@ -1,0 +1,276 @@
+/*
+ * System calls that leave a space without a signal: patched pairs, and everything that can come
+ * between.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+
+#include "space_rig.h"
+
+TestSuite(space_fast, .timeout = 60);
+
+#define UD 6
+#define DB 1
+
+/* A page whose pair at `pair` is patched, with slot 7. */
+static void patch(struct rig *x, u64 pair, u32 nr)
+{
+	u8 *copy = space_copy(x->pool, 3);
+
+	memcpy(copy, x->ram, PAGE_SIZE);
+	cr_assert_eq(copy[pair], 0xb8);
+	space_fast_patch(copy + pair, 7);
+	space_fast_set(x->sp, 7, nr, RIG_CODE + pair + SPACE_PAIR_LEN);
+	cr_assert_eq(space_map_copy(x->sp, RIG_CODE, 3), 0);
+}
+
+CODE(plain, "mov $39, %eax; syscall; ud2");
+
+Test(space_fast, a_patched_pair_does_what_it_did)
+{
+	static const u64 flags[] = {0x202, 0xad7, 0x200ed7, 0x44202, 0x4202, 0x202};
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	cr_assert(space_fast_able(x.sp));
+	rig_code(&x, plain);
+	patch(&x, 0, 39);
+	for (unsigned n = 0; n < 2 * ARRAY_LEN(flags); n++) {
+		u64 want = flags[n / 2], stack = RIG_STACK - 8 * n;
+
+		for (unsigned i = 0; i < 16; i++)
+			x.r.gpr[i] = 0x0123456789abcdefull * (i + 1) ^ n;
+		x.r.gpr[RSP] = stack;
+		memset(x.ram + MIB, 0x5a, 0x10000);
+		x.r.rip = RIG_CODE;
+		x.r.rflags = want;
+		x.r.fs_base = 0x7f0012345000 + n / 3;
+		x.r.gs_base = 0x7f0076543000 - n / 3;
+		rig_syscall(&x, 39);
+		cr_expect(x.ex.fast);
+		cr_expect_eq(x.r.rip, RIG_CODE + 7);
+		cr_expect_eq(x.r.gpr[RCX], RIG_CODE + 7);
+		cr_expect_eq(x.r.gpr[R11], want | 0x202);
+		cr_expect_eq(x.r.rflags, want | 0x202);
+		cr_expect_eq(x.r.gpr[RSP], stack);
+		cr_expect_eq(x.r.fs_base, 0x7f0012345000 + n / 3);
+		cr_expect_eq(x.r.gs_base, 0x7f0076543000 - n / 3);
+		for (unsigned i = 2; i < 16; i++)
+			if (i != RSP && i != R11)
+				cr_expect_eq(x.r.gpr[i], (0x0123456789abcdefull * (i + 1) ^ n),
+					     "register %u", i);
+		for (unsigned i = 0; i < 0x10000; i++)
+			cr_assert_eq(x.ram[MIB + i], 0x5a, "the stack at %#x", i);
+	}
+	cr_expect_eq(x.stats.n[STAT_space_fast_syscalls], 2 * ARRAY_LEN(flags));
+	/* And on, with all registers as they are given. */
+	rig_run(&x, SPACE_FAULT);
+	cr_expect_eq(x.ex.vector, UD);
+	cr_expect_eq(x.r.rip, RIG_CODE + 7);
+	for (unsigned i = 2; i < 16; i++)
+		if (i != RSP && i != R11)
+			cr_expect_eq(x.r.gpr[i], 0x0123456789abcdefull * (i + 1) ^ 11, "%u", i);
+	rig_close(&x);
+}
+
+Test(space_fast, a_pair_entered_at_its_syscall_is_reported)
+{
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	rig_code(&x, plain);
+	patch(&x, 0, 39);
+	x.r.rip = RIG_CODE + 5;
+	x.r.gpr[RAX] = 1234;
+	rig_run(&x, SPACE_FAULT);
+	cr_expect_eq(x.ex.vector, UD);
+	cr_expect_eq(x.r.rip, RIG_CODE + 5);
+	cr_expect_eq(x.r.gpr[RAX], 1234);
+	rig_close(&x);
+}
+
+Test(space_fast, a_step_ends_between_the_two)
+{
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	rig_code(&x, plain);
+	patch(&x, 0, 39);
+	x.r.rflags |= 0x100;
+	x.r.gpr[RCX] = 55;
+	rig_run(&x, SPACE_FAULT);
+	cr_expect_eq(x.ex.vector, DB);
+	cr_expect_eq(x.r.rip, RIG_CODE + 5);
+	cr_expect_eq(x.r.gpr[RAX], 39);
+	cr_expect_eq(x.r.gpr[RCX], 55);
+	rig_close(&x);
+}
+
+Test(space_fast, the_copy_can_be_taken_away)
+{
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	rig_code(&x, plain);
+	patch(&x, 0, 39);
+	rig_syscall(&x, 39);
+	cr_expect(x.ex.fast);
+	cr_assert_eq(space_map(x.sp, RIG_CODE, PAGE_SIZE, PROT_READ | PROT_EXEC, 0), 0);
+	x.r.rip = RIG_CODE;
+	rig_syscall(&x, 39);
+	cr_expect_not(x.ex.fast);
+	/* Nor is it there for the next owner, whose slots point nowhere. */
+	patch(&x, 0, 39);
+	space_put(x.sp);
+	x.sp = space_get(x.pool, 0);
+	cr_assert_not_null(x.sp);
+	cr_assert_eq(space_map_copy(x.sp, RIG_CODE, 3), 0);
+	x.r.rip = RIG_CODE;
+	rig_run(&x, SPACE_FAULT);
+	cr_expect_eq(x.r.rip, 0);
+	rig_close(&x);
+}
+
+Test(space_fast, copies_cannot_be_made_writable)
+{
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	rig_code(&x, plain);
+	patch(&x, 0, 39);
+	rig_syscall(&x, 39);
+	cr_assert_eq(space_protect(x.sp, RIG_CODE, PAGE_SIZE, PROT_READ | PROT_WRITE), 0);
+	cr_expect_eq(space_sync(x.sp), -ENOMEM);
+	rig_close(&x);
+}
+
+CODE(vector, "movq %rbx, %xmm5; mov $39, %eax; syscall; movq %xmm5, %rdx; syscall");
+#define XMM5_AT (160 + 5 * 16)
+
+Test(space_fast, vector_state_stays_in_the_space)
+{
+	struct rig x;
+	u8 *image;
+	u64 xmm5;
+
+	if (!rig_open(&x))
+		return;
+	image = aligned_alloc(64, ALIGN_UP(space_xsave_size(x.pool), 64));
+	rig_code(&x, vector);
+	patch(&x, 5, 39);
+	for (unsigned how = 0; how < 4; how++) {
+		x.r.rip = RIG_CODE;
+		x.r.gpr[RBX] = 0x1122334455667700 + how;
+		rig_syscall(&x, 39);
+		cr_expect(x.ex.fast);
+		xmm5 = x.r.gpr[RBX];
+		if (how & 1) {
+			space_xsave_read(x.sp, image);
+			cr_expect_eq(memcmp(image + XMM5_AT, &xmm5, 8), 0);
+		}
+		if (how & 2) {
+			if (!(how & 1)) { /* an image to begin with */
+				memset(image, 0, space_xsave_size(x.pool));
+				image[512] = 3;
+				memcpy(image + 24, (u32[]){0x1f80}, 4);
+			}
+			xmm5 = 0x4242424242424200 + how;
+			memcpy(image + XMM5_AT, &xmm5, 8);
+			image[512] |= 2;
+			space_xsave_write(x.sp, image);
+		}
+		rig_run(&x, SPACE_SYSCALL);
+		cr_expect_eq(x.r.gpr[RDX], xmm5, "%u: %llx", how, (unsigned long long)x.r.gpr[RDX]);
+	}
+	free(image);
+	rig_close(&x);
+}
+
+/* Counts in RBX, in the red zone, in XMM5 and in the carry flag, and looks after each system call
+ * whether all agree. */
+CODE(counts, "1: inc %rbx; mov %rbx, -8(%rsp); movq %rbx, %xmm5; stc;"
+	     "pair: mov $39, %eax; syscall;"
+	     "jnc 2f; cmp -8(%rsp), %rbx; jne 2f; movq %xmm5, %rcx; cmp %rcx, %rbx; jne 2f;"
+	     "jmp 1b; 2: hlt");
+#define PAIR 14
+
+static atomic_bool done;
+
+/* Kicks as fast as they go, at no particular time. */
+static void *hammer(void *opaque)
+{
+	struct rig *x = opaque;
+
+	for (unsigned n = 1; !done; n++) {
+		space_kick(x->sp);
+		/* Not so fast that the signal stack overflows with handlers that have not begun. */
+		for (unsigned i = 0; i < 200 + n * 37 % 501; i++)
+			__builtin_ia32_pause();
+	}
+	return NULL;
+}
+
+/* How often the pair was found entered in its middle. */
+static unsigned run_counting(struct rig *x, u64 *count, u8 *image, u64 rounds)
+{
+	unsigned middle = 0;
+
+	while (rounds--) {
+		u64 rip;
+
+		cr_assert_eq(space_run(x->sp, &x->r, &x->stop, &x->ex), 0);
+		rip = x->r.rip;
+		cr_assert(rip >= RIG_CODE && rip < RIG_CODE + 64, "at %llx",
+			  (unsigned long long)rip);
+		if (x->ex.kind == SPACE_KICKED)
+			continue;
+		cr_assert_neq(x->ex.kind, SPACE_DEAD);
+		if (x->ex.kind == SPACE_FAULT) { /* as an engine would */
+			cr_assert_eq(x->ex.vector, UD, "%u at %llx", x->ex.vector,
+				     (unsigned long long)rip);
+			cr_assert_eq(rip, RIG_CODE + PAIR + 5);
+			x->r.rip += 2;
+			middle++;
+		}
+		cr_assert_eq(x->r.gpr[RAX], 39);
+		cr_assert_eq(x->r.rip, RIG_CODE + PAIR + 7);
+		cr_assert_eq(x->r.gpr[RBX], ++*count);
+		if (*count % 5 == 0) {
+			space_xsave_read(x->sp, image);
+			cr_assert_eq(memcmp(image + XMM5_AT, count, 8), 0);
+		}
+	}
+	return middle;
+}
+
+Test(space_fast, kicks_anywhere_lose_nothing)
+{
+	pthread_t thread;
+	struct rig x;
+	unsigned middle;
+	u64 count = 0;
+	u8 *image;
+
+	if (!rig_open(&x))
+		return;
+	image = aligned_alloc(64, ALIGN_UP(space_xsave_size(x.pool), 64));
+	rig_code(&x, counts);
+	cr_assert_eq(x.ram[PAIR], 0xb8);
+	patch(&x, PAIR, 39);
+	cr_assert_eq(pthread_create(&thread, NULL, hammer, &x), 0);
+	middle = run_counting(&x, &count, image, 100000);
+	done = true;
+	pthread_join(thread, NULL);
+	cr_log_info("%llu system calls, %u of them interrupted, %llu kicks",
+		    (unsigned long long)count, middle,
+		    (unsigned long long)x.stats.n[STAT_space_kicked]);
+	cr_expect_gt(x.stats.n[STAT_space_fast_syscalls], count / 2);
+	cr_expect_eq(x.stats.n[STAT_space_killed], 0);
+	free(image);
+	rig_close(&x);
+}
