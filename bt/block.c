@@ -409,7 +409,7 @@ void bt_free(struct cpu *c)
 	if (bt->fd >= 0)
 		close(bt->fd);
 	free(bt->by_host);
-	free(bt->by_gpa);
+	ram_page_array_free(c->mmu.ram, bt->by_gpa, sizeof(bt->by_gpa[0]));
 	free(bt->links);
 	free(bt->front_tag);
 	free(bt->front_host);
@@ -467,7 +467,7 @@ int bt_init(struct cpu *c, void *area)
 	bt->limit = BT_AREA_SIZE;
 	bt->rx = bt->rw = MAP_FAILED;
 	bt->by_host = calloc(MAX_BLOCKS, sizeof(bt->by_host[0]));
-	bt->by_gpa = calloc(c->mmu.ram->high_end >> 12, sizeof(bt->by_gpa[0]));
+	bt->by_gpa = ram_page_array(c->mmu.ram, sizeof(bt->by_gpa[0]));
 	bt->links = calloc(MAX_LINKS, sizeof(bt->links[0]));
 	bt->front_tag = calloc(BT_FRONT_SIZE, sizeof(u64));
 	bt->front_host = calloc(BT_FRONT_SIZE, sizeof(u64));

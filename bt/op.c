@@ -383,8 +383,8 @@ int engine_init(struct cpu *c, void *code_area)
 	c->engine = e;
 	e->count = 1;
 	e->pages = c->mmu.ram->high_end >> 12;
-	e->page = calloc(e->pages, sizeof(e->page[0]));
-	e->quiet_writes = calloc(e->pages, 1);
+	e->page = ram_page_array(c->mmu.ram, sizeof(e->page[0]));
+	e->quiet_writes = ram_page_array(c->mmu.ram, sizeof(e->quiet_writes[0]));
 	e->chunk = calloc(OP_MAX / OP_CHUNK, sizeof(e->chunk[0]));
 	e->decoder = decoder_new();
 	if (e->page && e->quiet_writes && e->chunk && e->decoder) {
@@ -425,8 +425,8 @@ void engine_free(struct cpu *c)
 		decoder_free(e->decoder);
 	callouts_free(e);
 	free(e->chunk);
-	free(e->page);
-	free(e->quiet_writes);
+	ram_page_array_free(c->mmu.ram, e->quiet_writes, sizeof(e->quiet_writes[0]));
+	ram_page_array_free(c->mmu.ram, e->page, sizeof(e->page[0]));
 	free(e);
 	c->engine = NULL;
 }

@@ -10,6 +10,7 @@
  *     window + high_end  PROT_NONE guard
  *     + RAM_GUARD        the code marks, one byte per page, anonymous and lazily touched
  *     behind them        the counts of writable mappings, four bytes per page, likewise
+ *     behind these       room for others' arrays (ram_page_array)
  *
  * Everything is one reservation, so a caller who chooses the address knows where all of it lies.
  */
@@ -35,9 +36,20 @@ static u64 writable_bytes(const struct ram *ram)
 	return ALIGN_UP((ram->high_end >> 12) * sizeof(ram->writable[0]), PAGE_SIZE);
 }
 
+static u64 array_bytes(const struct ram *ram, unsigned size)
+{
+	return ALIGN_UP((ram->high_end >> 12) * size, PAGE_SIZE);
+}
+
+/* What lies behind the guard. */
+static u64 marks_bytes(const struct ram *ram)
+{
+	return code_bytes(ram) + writable_bytes(ram) + array_bytes(ram, RAM_ARRAYS_SIZE);
+}
+
 static u64 reservation_bytes(const struct ram *ram)
 {
-	return ram->high_end + RAM_GUARD + code_bytes(ram) + writable_bytes(ram);
+	return ram->high_end + RAM_GUARD + marks_bytes(ram);
 }
 
 static int map_over(u8 *at, u64 len, int flags, int fd, u64 offset)
@@ -69,7 +81,7 @@ static int map_window(struct ram *ram, void *at)
 	if (!r && high)
 		r = map_over(w + RAM_HIGH_START, high, MAP_SHARED, ram->fd, ram->low_end);
 	if (!r)
-		r = map_over(w + ram->high_end + RAM_GUARD, code_bytes(ram) + writable_bytes(ram),
+		r = map_over(w + ram->high_end + RAM_GUARD, marks_bytes(ram),
 			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (r) {
 		munmap(w, len);
@@ -78,6 +90,7 @@ static int map_window(struct ram *ram, void *at)
 	ram->window = w;
 	ram->code = w + ram->high_end + RAM_GUARD;
 	ram->writable = (u32 *)(ram->code + code_bytes(ram));
+	ram->arrays = (u8 *)ram->writable + writable_bytes(ram);
 	return 0;
 }
 
@@ -121,6 +134,28 @@ void ram_destroy(struct ram *ram)
 	munmap(ram->window, reservation_bytes(ram));
 	close(ram->fd);
 	*ram = (struct ram){.fd = -1};
+}
+
+void *ram_page_array(struct ram *ram, unsigned size)
+{
+	u64 len = array_bytes(ram, size);
+	void *p = ram->arrays + ram->arrays_used;
+
+	if (len > array_bytes(ram, RAM_ARRAYS_SIZE) - ram->arrays_used)
+		return NULL;
+	ram->arrays_used += len;
+	return p;
+}
+
+void ram_page_array_free(struct ram *ram, void *array, unsigned size)
+{
+	u64 len = array_bytes(ram, size);
+
+	if (!array)
+		return;
+	if ((u8 *)array + len == ram->arrays + ram->arrays_used)
+		ram->arrays_used -= len;
+	BUG_ON(madvise(array, len, MADV_DONTNEED)); /* zero again */
 }
 
 u64 ram_offset(const struct ram *ram, gpa_t gpa)

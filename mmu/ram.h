@@ -26,6 +26,8 @@ struct ram {
 	int fd;        /* the memfd: low RAM at offset 0, high RAM behind it */
 	u8 *code;      /* [high_end >> 12], 1: page holds decoded code */
 	u32 *writable; /* [high_end >> 12]: writable mappings of the page in all shadows together */
+	u8 *arrays;    /* ram_page_array; bytes of it in use */
+	u64 arrays_used;
 	void (*code_written)(void *opaque, gpa_t gpa, u64 len); /* range lies within one page */
 	void *code_opaque;
 };
@@ -38,6 +40,15 @@ struct ram {
  */
 MUST_CHECK int ram_init(struct ram *ram, u64 size, void *at);
 void ram_destroy(struct ram *ram);
+
+/*
+ * A zeroed array with `size` bytes for each page of the window: with much RAM too large for the
+ * heap, and mostly never touched. NULL: there is no more room (64 bytes per page in all). It goes
+ * with the RAM; ram_page_array_free makes the room of the last one made available again.
+ */
+#define RAM_ARRAYS_SIZE 64u
+void *ram_page_array(struct ram *ram, unsigned size);
+void ram_page_array_free(struct ram *ram, void *array, unsigned size);
 
 /* File offset in the memfd of a RAM address. */
 u64 ram_offset(const struct ram *ram, gpa_t gpa);

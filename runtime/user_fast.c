@@ -67,7 +67,7 @@ struct user_fast *user_fast_new(struct cpu *c, struct space_pool *pool)
 		return NULL;
 	f->c = c;
 	f->pool = pool;
-	f->copy_of = calloc(c->mmu.ram->high_end >> 12, sizeof(f->copy_of[0]));
+	f->copy_of = ram_page_array(c->mmu.ram, sizeof(f->copy_of[0]));
 	if (!f->copy_of) {
 		free(f);
 		return NULL;
@@ -79,7 +79,7 @@ void user_fast_free(struct user_fast *f)
 {
 	if (!f)
 		return;
-	free(f->copy_of);
+	ram_page_array_free(f->c->mmu.ram, f->copy_of, sizeof(f->copy_of[0]));
 	free(f);
 }
 
