@@ -114,6 +114,7 @@ void bt_emit_common(struct bt *bt)
 	bt->enter = (void (*)(u64))(void *)(bt->rx + (t.e.p - bt->rw));
 	emit_enter(&t);
 	emit_lookup(&t);
+	tr_emit_checked_miss(&t);
 	tr_emit_vector_load(&t);
 	BUG_ON(t.e.full);
 	bt->used = bt->fixed = ALIGN_UP(t.e.p - bt->rw, 64);

@@ -192,7 +192,8 @@ struct cpu {
 		u64 jump;      /* host address being jumped to */
 		u64 fs_base;   /* guest GS base, biased */
 		u64 host_fs;   /* the monitor's thread pointer */
-		u64 step;      /* why the instruction at rip must be stepped, 0: it need not */
+		u64 step;      /* enum bt_step: why rip must be stepped, 0: it need not */
+		u64 site_flags; /* kept by a checked site: AH as by LAHF, AL 1 for OF */
 		u64 link;      /* direct exit that was taken, 0: none */
 		/* Which vector instructions must not be executed on the host's registers, because
 		 * the guest's state is not in them or as CR0, CR4 and XCR0 stand (denied: for the

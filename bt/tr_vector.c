@@ -73,7 +73,7 @@ static void emit_load(struct tr *t, enum vec_class class, u8 **to_load)
 	emit_bytes(e, "\xe3\x00", 2); /* jrcxz, patched */
 	*to_load = e->p;
 	emit_load_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
-	emit_store_imm_abs(e, CTX(bt, bt.step), 1);
+	emit_store_imm_abs(e, CTX(bt, bt.step), STEP_CALLOUT);
 	tr_jmp_to(t, bt->exit_at);
 }
 

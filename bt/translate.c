@@ -11,6 +11,7 @@
  *	strings			RDI and RSI biased around them (tr_string.c)
  *	direct branches		chained
  *	returns, indirect ones	the common lookup code, flags untouched
+ *	promoted (site.c)	the operand is looked up in the software TLB
  *	everything else		a callout: the block ends and the single-step engine executes it
  *
  * Every host byte belongs to a recovery record (struct recovery) that says which guest instruction
@@ -64,7 +65,7 @@ void tr_callout(struct tr *t)
 	tr_record(t, t->at, 0);
 	t->stop = t->at - t->pc;
 	emit_store_imm_abs(&t->e, CTX(t->bt, rip), t->at);
-	emit_store_imm_abs(&t->e, CTX(t->bt, bt.step), 1);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.step), STEP_CALLOUT);
 	tr_jmp_to(t, t->bt->exit_at);
 }
 
@@ -96,11 +97,15 @@ static bool tr_ordinary(struct tr *t, const struct insn *in)
 {
 	bool wants_thunk;
 	exec_fn *f = op_bind(in, &wants_thunk);
+	enum bt_site site;
 
-	if (in->state)
-		return tr_vector(t, in, f);
 	if (f == exec_string)
 		return tr_string(t, in);
+	site = bt_site(t->bt, t->at);
+	if (site != SITE_BIASED)
+		return site == SITE_CHECKED && tr_checked(t, in, f);
+	if (in->state)
+		return tr_vector(t, in, f);
 	if (f == exec_system || f == exec_mov_from_sreg)
 		return tr_sensitive(t, in);
 	if (f == exec_nop)
@@ -143,12 +148,12 @@ static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
 		len = decoder_decode(bt->c->engine->decoder, code + done,
 				     MIN(avail - done, (unsigned)INSN_MAX_LEN), INSN_MODE_64, &in);
 		f = len > 0 ? op_bind(&in, &wants_thunk) : exec_ud;
-		if (len <= 0 || (bt_is_step_site(bt, t->at) && f != exec_string)) {
+		if (len <= 0) {
 			tr_callout(t);
-			return done + (len > 0 ? len : 1);
+			return done + 1;
 		}
 		if (ends_block(f)) {
-			if (!tr_control(t, &in, f))
+			if (bt_site(bt, t->at) != SITE_BIASED || !tr_control(t, &in, f))
 				tr_callout(t);
 			return done + len;
 		}
@@ -185,6 +190,7 @@ struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail)
 	b->stop = MIN(t.stop, b->len);
 	b->vector = t.vec_checked;
 	emit_stubs(&t);
+	tr_emit_misses(&t);
 	b->tail = t.e.p - bt->rw;
 	tr_record(&t, t.pc, 0);
 	/* Once dropped, the block's entry is a jump to here, and itself an exit that can be linked.

@@ -612,7 +612,7 @@ static void random_state(struct soak *s, u64 start, bool same_code)
 		gpa_t at = AREA_GPA + (start - CODE_AT);
 
 		/* What was promoted in other code at these addresses shall be translated again. */
-		memset(s->bt.c->translator->step_site, 0, 1u << BT_SITE_BITS >> 3);
+		bt_forget_sites(s->bt.c->translator);
 		BUG_ON(ram_write(&s->bt.ram, at, s->code, s->len));
 		BUG_ON(ram_write(&s->step.ram, at, s->code, s->len));
 	}

@@ -440,7 +440,7 @@ Test(translate, a_promoted_string_looks_at_its_addresses)
 	struct block *b;
 
 	put(x, 0, "f3a4 4801d8 f4");
-	bt_mark_step_site(x->bt, PC);
+	bt_promote(x->bt, PC, SITE_CHECKED);
 	b = block_at(x, PC);
 	want_hex(x, "48890c25");
 	want32(x, CTX(x, bt.spill[1]));
@@ -603,7 +603,7 @@ Test(translate, a_promoted_site_is_a_callout_from_then_on)
 
 	put(x, 0, "4801d8 488b03 f4");
 	cr_assert_not(is_callout(x, block_at(x, PC), 3));
-	bt_mark_step_site(x->bt, PC + 3);
+	bt_promote(x->bt, PC + 3, SITE_DEVICE);
 	bt_flush(x->bt);
 	cr_assert(is_callout(x, block_at(x, PC), 3));
 	close_world(x);
