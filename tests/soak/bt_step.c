@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 #include "bt_run.h"
-#include "bt_tables.h"
+#include "bt_user.h"
 #include "bt_vector.h"
 #include "lowland.h"
 #include "op.h"
@@ -529,6 +529,13 @@ static void string_item(struct soak *s)
 	byte(s, op[(r & 15) % sizeof(op)]);
 }
 
+static void user_item(struct soak *s)
+{
+	u8 code[16];
+
+	bytes(s, code, user_insn(&s->rng, USER_AT, code));
+}
+
 static void system_item(struct soak *s)
 {
 	switch (rnd(s) % 8) {
@@ -545,7 +552,7 @@ static void system_item(struct soak *s)
 
 static void item(struct soak *s, u64 start)
 {
-	u64 k = rnd(s) % 38;
+	u64 k = rnd(s) % 40;
 
 	if (k < 18)
 		while (!random_insn(s))
@@ -562,8 +569,10 @@ static void item(struct soak *s, u64 start)
 		call_item(s, start);
 	else if (k < 31)
 		string_item(s);
-	else if (k < 37)
+	else if (k < 36)
 		vector_item(s, start);
+	else if (k < 39)
+		user_item(s);
 	else
 		system_item(s);
 }
@@ -629,7 +638,8 @@ static void random_state(struct soak *s, u64 start, bool same_code)
 	gpr[GPR_RBX] = DATA_AT + 0x100 + (rnd(s) & 0x1fff) % 0x1700;
 	gpr[GPR_R13] = DATA_AT + (rnd(s) & 7 ? 0x900 + rnd(s) % 0x400 : 0x1f00 + rnd(s) % 0x1100);
 	if (rnd(s) % 3 == 0) /* the same instructions then meet both halves */
-		gpr[GPR_RBX] += USER_AT - DATA_AT;
+		gpr[GPR_RBX] = rnd(s) & 1 ? USER_AT + PAGE_SIZE - (rnd(s) & 0x7f)
+					  : gpr[GPR_RBX] + USER_AT - DATA_AT;
 	if (rnd(s) % 3 == 0)
 		gpr[GPR_R13] += USER_AT - DATA_AT;
 	gpr[GPR_R9] = rnd(s) % 64;

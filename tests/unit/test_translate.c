@@ -682,7 +682,7 @@ Test(translate, a_checked_site_asks_the_tlb)
 
 		snprintf(end[0], 128, "%s %s 48890a", back[0], back[1]); /* mov [rdx], rcx */
 		expect_checked(x, "48898bf0000000", "488d9423 f0000000", 8, MMU_WRITE, end[0]);
-		snprintf(end[1], 128, "%s %s 663902", back[0], back[1]); /* cmp [rdx], ax */
+		snprintf(end[1], 128, "%s %s 66403902", back[0], back[1]); /* cmp [rdx], ax */
 		expect_checked(x, "6643390440", "4b8d944000000000", 2, MMU_READ, end[1]);
 		/* RDX is the operand: the address goes to RCX */
 		snprintf(end[2], 128, "4889d1 %s 488b1425 %08x 0fb611", back[0],
