@@ -42,10 +42,8 @@ void bt_attribute(struct cpu *c)
  * instruction faults on after it has been promoted; there is nothing beyond that.) */
 static void consider_promotion(struct bt *bt, enum bt_step why)
 {
-	u64 pc = bt->c->rip;
-
-	if ((why == STEP_ADDRESS || why == STEP_DEVICE) && bt_site(bt, pc) == SITE_BIASED)
-		bt_promote(bt, pc, why == STEP_DEVICE ? SITE_DEVICE : SITE_CHECKED);
+	if (why == STEP_ADDRESS || why == STEP_DEVICE)
+		bt_promote(bt, bt->c->rip, why);
 }
 
 /* What translated code left to the single-step engine. */

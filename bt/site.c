@@ -1,7 +1,11 @@
 /*
  * Sites: instructions with a memory operand that are no longer translated as if it lay in the
- * kernel half, because it has not. By guest PC, with no regard to what code is there now: any kind
- * of site executes any instruction, if not at the same speed.
+ * kernel half, because it has not. By guest PC, with no regard to what code is there now: a
+ * promoted site executes any instruction, if not at the same speed.
+ *
+ * Those that have met a device are no special case: that the TLB does not know their operand costs
+ * little beside the access (mmio_read of bench/nano.py), and a loop that has once copied to a
+ * device is fast for RAM.
  */
 #include "translate.h"
 
@@ -15,7 +19,6 @@
 
 struct site {
 	u64 pc;
-	enum bt_site kind;
 	UT_hash_handle hh; /* by pc */
 };
 
@@ -27,29 +30,25 @@ static struct site *find(const struct bt *bt, u64 pc)
 	return s;
 }
 
-enum bt_site bt_site(const struct bt *bt, u64 pc)
+bool bt_is_promoted(const struct bt *bt, u64 pc)
 {
-	const struct site *s = find(bt, pc);
-
-	return s ? s->kind : SITE_BIASED;
+	return find(bt, pc);
 }
 
-void bt_promote(struct bt *bt, u64 pc, enum bt_site kind)
+void bt_promote(struct bt *bt, u64 pc, enum bt_step why)
 {
 	struct stats *stats = bt->c->stats;
-	struct site *s = find(bt, pc);
+	struct site *s;
 
-	if (!s) {
-		if (HASH_COUNT(bt->sites) >= MAX_SITES)
-			bt_forget_sites(bt);
-		s = calloc(1, sizeof(*s));
-		BUG_ON(!s);
-		s->pc = pc;
-		HASH_ADD(hh, bt->sites, pc, sizeof(s->pc), s);
-	}
-	s->kind = kind;
-	stats->n[STAT_bt_promotions]++;
-	stats->n[kind == SITE_DEVICE ? STAT_bt_promotions_device : STAT_bt_promotions_checked]++;
+	if (find(bt, pc))
+		return;
+	if (HASH_COUNT(bt->sites) >= MAX_SITES)
+		bt_forget_sites(bt);
+	s = calloc(1, sizeof(*s));
+	BUG_ON(!s);
+	s->pc = pc;
+	HASH_ADD(hh, bt->sites, pc, sizeof(s->pc), s);
+	stats->n[why == STEP_DEVICE ? STAT_bt_promotions_device : STAT_bt_promotions]++;
 	bt_drop_at(bt, pc);
 }
 

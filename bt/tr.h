@@ -61,7 +61,7 @@ bool tr_stack(struct tr *t, const struct insn *in, exec_fn *f);
 bool tr_sensitive(struct tr *t, const struct insn *in);
 bool tr_string(struct tr *t, const struct insn *in);
 bool tr_vector(struct tr *t, const struct insn *in, exec_fn *f);
-/* A site promoted to SITE_CHECKED. */
+/* A promoted site. */
 bool tr_checked(struct tr *t, const struct insn *in, exec_fn *f);
 /* Ends the block. */
 bool tr_control(struct tr *t, const struct insn *in, exec_fn *f);

@@ -97,13 +97,11 @@ static bool tr_ordinary(struct tr *t, const struct insn *in)
 {
 	bool wants_thunk;
 	exec_fn *f = op_bind(in, &wants_thunk);
-	enum bt_site site;
 
 	if (f == exec_string)
 		return tr_string(t, in);
-	site = bt_site(t->bt, t->at);
-	if (site != SITE_BIASED)
-		return site == SITE_CHECKED && tr_checked(t, in, f);
+	if (bt_is_promoted(t->bt, t->at))
+		return tr_checked(t, in, f);
 	if (in->state)
 		return tr_vector(t, in, f);
 	if (f == exec_system || f == exec_mov_from_sreg)
@@ -153,7 +151,7 @@ static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
 			return done + 1;
 		}
 		if (ends_block(f)) {
-			if (bt_site(bt, t->at) != SITE_BIASED || !tr_control(t, &in, f))
+			if (bt_is_promoted(bt, t->at) || !tr_control(t, &in, f))
 				tr_callout(t);
 			return done + len;
 		}

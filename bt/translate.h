@@ -93,7 +93,7 @@ struct bt {
 	struct link *links;
 	u32 n_links;
 	u64 *front_tag, *front_host; /* below 2 GiB; tag: minus the guest PC */
-	struct site *sites;          /* what is not SITE_BIASED, by pc */
+	struct site *sites;          /* promoted ones, by pc */
 	bool no_chain, one_insn, check_recovery;
 	u32 limit;       /* bytes of the area that are used */
 	u64 flush_every; /* blocks; 0: flush when full */
@@ -110,15 +110,12 @@ enum bt_step {
 	STEP_CHECKED, /* the software TLB does not know its address */
 };
 
-/* site.c: what is known of an instruction with a memory operand. Forgotten after many others. */
-enum bt_site {
-	SITE_BIASED,  /* accesses its operand at a constant offset; what is not promoted */
-	SITE_CHECKED, /* has met user addresses: looks the operand up in the software TLB */
-	SITE_DEVICE,  /* has met a device: stepped */
-};
-enum bt_site bt_site(const struct bt *bt, u64 pc);
+/* site.c: is the instruction at pc one whose memory operand has not been in the kernel's half, or
+ * on a device? It then looks its operand up in the software TLB, if it can. Forgotten after many
+ * others. */
+bool bt_is_promoted(const struct bt *bt, u64 pc);
 /* Drops the blocks that hold it. */
-void bt_promote(struct bt *bt, u64 pc, enum bt_site kind);
+void bt_promote(struct bt *bt, u64 pc, enum bt_step why);
 void bt_forget_sites(struct bt *bt);
 
 /* Host address of the block at c->rip, translating it if need be; 0 if it must be stepped. */

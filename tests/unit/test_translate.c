@@ -440,7 +440,7 @@ Test(translate, a_promoted_string_looks_at_its_addresses)
 	struct block *b;
 
 	put(x, 0, "f3a4 4801d8 f4");
-	bt_promote(x->bt, PC, SITE_CHECKED);
+	bt_promote(x->bt, PC, STEP_ADDRESS);
 	b = block_at(x, PC);
 	want_hex(x, "48890c25");
 	want32(x, CTX(x, bt.spill[1]));
@@ -597,15 +597,27 @@ Test(translate, remapped_code_is_dropped_at_invlpg)
 	close_world(x);
 }
 
-Test(translate, a_device_site_is_a_callout_from_then_on)
+Test(translate, promotion_drops_the_blocks_and_is_forgotten)
 {
 	struct world *x = open_world();
+	struct block *b;
 
 	put(x, 0, "4801d8 488b03 f4");
-	cr_assert_not(is_callout(x, block_at(x, PC), 3));
-	bt_promote(x->bt, PC + 3, SITE_DEVICE);
-	bt_flush(x->bt);
-	cr_assert(is_callout(x, block_at(x, PC), 3));
+	b = block_at(x, PC);
+	cr_assert_eq(block_at(x, PC), b);
+	bt_promote(x->bt, PC + 3, STEP_DEVICE);
+	bt_promote(x->bt, PC + 3, STEP_ADDRESS);
+	cr_expect_eq(x->stats.n[STAT_bt_dropped], 1);
+	cr_expect_eq(x->stats.n[STAT_bt_promotions_device], 1);
+	cr_expect_eq(x->stats.n[STAT_bt_promotions], 0);
+	cr_assert_neq(block_at(x, PC), b);
+	cr_expect(bt_is_promoted(x->bt, PC + 3));
+	cr_expect_not(bt_is_promoted(x->bt, PC));
+	/* A guest cannot have us remember for ever. */
+	for (u64 i = 0; i < 70000; i++)
+		bt_promote(x->bt, PC + 0x2000 + i, STEP_ADDRESS);
+	cr_expect_not(bt_is_promoted(x->bt, PC + 3));
+	cr_expect(bt_is_promoted(x->bt, PC + 0x2000 + 69999));
 	close_world(x);
 }
 
@@ -676,7 +688,7 @@ Test(translate, a_checked_site_asks_the_tlb)
 
 	snprintf(back[0], 32, "488b0425 %08x", __builtin_bswap32((u32)CTX(x, bt.spill[0])));
 	snprintf(back[1], 32, "488b0c25 %08x", __builtin_bswap32((u32)CTX(x, bt.spill[1])));
-	bt_promote(x->bt, PC, SITE_CHECKED);
+	bt_promote(x->bt, PC, STEP_ADDRESS);
 	{
 		char end[3][128];
 
@@ -699,7 +711,7 @@ Test(translate, checked_sites_recover_registers_and_flags)
 	unsigned i;
 
 	put(x, 0, "488903 f4"); /* mov [rbx], rax */
-	bt_promote(x->bt, PC, SITE_CHECKED);
+	bt_promote(x->bt, PC, STEP_ADDRESS);
 	b = block_at(x, PC);
 	for (i = 0; i < b->n_recovery; i++)
 		if (b->recovery[i].spills == (SPILL_RAX | SPILL_RCX | SPILL_RDX | RECOVER_FLAGS))
@@ -727,7 +739,7 @@ Test(translate, what_cannot_be_checked_is_a_callout)
 	};
 	struct world *x = open_world();
 
-	bt_promote(x->bt, PC, SITE_CHECKED);
+	bt_promote(x->bt, PC, STEP_ADDRESS);
 	for (unsigned i = 0; i < ARRAY_LEN(guest); i++) {
 		char text[64];
 
