@@ -70,12 +70,32 @@ static void block_forget(struct bt *bt, struct block *b)
 	p[0] = 0xe9;
 	rel = b->tail - (b->host + 5);
 	memcpy(p + 1, &rel, 4);
+	bt->drops++;
 	bt->c->stats->n[STAT_bt_dropped]++;
 	if (bt_log_wants(bt->c, LOG_SMC))
 		bt_log_dropped(bt->c, b);
 }
 
-static void page_drop(struct bt *bt, struct code_va *v, unsigned first, unsigned last)
+static void unlink_block(struct block *b)
+{
+	struct block **p = &b->va->blocks;
+
+	while (*p != b)
+		p = &(*p)->next;
+	*p = b->next;
+}
+
+static void unlink_ending(struct block *b)
+{
+	struct block **p = &b->end_va->ending;
+
+	while (*p != b)
+		p = &(*p)->next_ending;
+	*p = b->next_ending;
+}
+
+/* Blocks of this page that hold one of the bytes. */
+static void starting_drop(struct bt *bt, struct code_va *v, unsigned first, unsigned last)
 {
 	struct block **p = &v->blocks;
 
@@ -85,11 +105,37 @@ static void page_drop(struct bt *bt, struct code_va *v, unsigned first, unsigned
 
 		if (at < last && at + b->len > first) {
 			*p = b->next;
+			if (b->end_va)
+				unlink_ending(b);
 			block_forget(bt, b);
 		} else {
 			p = &b->next;
 		}
 	}
+}
+
+/* Blocks of the page before that do. */
+static void ending_drop(struct bt *bt, struct code_va *v, unsigned first)
+{
+	struct block **p = &v->ending;
+
+	while (*p) {
+		struct block *b = *p;
+
+		if ((b->pc & ~PAGE_MASK) + b->len - PAGE_SIZE > first) {
+			*p = b->next_ending;
+			unlink_block(b);
+			block_forget(bt, b);
+		} else {
+			p = &b->next_ending;
+		}
+	}
+}
+
+static void page_drop(struct bt *bt, struct code_va *v, unsigned first, unsigned last)
+{
+	starting_drop(bt, v, first, last);
+	ending_drop(bt, v, first);
 }
 
 void bt_code_written(struct bt *bt, gpa_t gpa, u64 len)
@@ -207,33 +253,73 @@ static struct code_va *va_get(struct bt *bt, gva_t page, gpa_t gpa)
 	return v;
 }
 
-static struct block *make(struct bt *bt)
+/* Where code can be read, or NULL; its guest-physical address. */
+static u8 *code_host(struct cpu *c, gva_t va, gpa_t *gpa)
 {
-	struct cpu *c = bt->c;
-	u8 *host = mmu_fast(&c->mmu, c->rip, 1, MMU_EXEC, false);
+	u8 *host = mmu_fast(&c->mmu, va, 1, MMU_EXEC, false);
 	struct mmu_target t;
-	struct block *b;
-	gpa_t gpa;
 
 	if (!host) {
-		if (mmu_translate(&c->mmu, c->rip, MMU_EXEC, false, &t) != MMU_RAM)
+		if (mmu_translate(&c->mmu, va, MMU_EXEC, false, &t) != MMU_RAM)
 			return NULL; /* the single-step engine raises what there is to raise */
 		host = t.host;
 	}
-	gpa = (gpa_t)(host - c->mmu.ram->window);
+	*gpa = (gpa_t)(host - c->mmu.ram->window);
+	return host;
+}
+
+bool bt_code_next_page(struct bt *bt, struct code_bytes *code)
+{
+	struct cpu *c = bt->c;
+	gva_t va = (c->rip & PAGE_MASK) + PAGE_SIZE;
+	const u8 *host = va ? code_host(c, va, &code->next_gpa) : NULL;
+
+	if (!host)
+		return false;
+	op_note_code(c, code->next_gpa);
+	memcpy(code->bytes + code->avail, host, INSN_MAX_LEN - 1);
+	code->avail += INSN_MAX_LEN - 1;
+	return true;
+}
+
+static void block_enlist(struct bt *bt, struct block *b, gpa_t gpa, const struct code_bytes *code)
+{
+	gva_t page = b->pc & PAGE_MASK;
+
+	b->va = va_get(bt, page, gpa & PAGE_MASK);
+	b->next = b->va->blocks;
+	b->va->blocks = b;
+	if (b->len > code->in_page) {
+		b->end_va = va_get(bt, page + PAGE_SIZE, code->next_gpa);
+		b->next_ending = b->end_va->ending;
+		b->end_va->ending = b;
+	}
+	bt->by_host[bt->n_blocks++] = b;
+	HASH_ADD(hh, bt->blocks, pc, sizeof(b->pc), b);
+}
+
+static struct block *make(struct bt *bt)
+{
+	struct cpu *c = bt->c;
+	struct code_bytes code;
+	struct block *b;
+	gpa_t gpa;
+	u8 *host = code_host(c, c->rip, &gpa);
+
+	if (!host)
+		return NULL;
 	if (bt->used + 2 * BT_BLOCK_ROOM > bt->limit || bt->n_blocks == MAX_BLOCKS ||
 	    (bt->flush_every && bt->n_blocks >= bt->flush_every) ||
 	    bt->n_links + BT_MAX_EXITS + 1 >= MAX_LINKS)
 		bt_flush(bt);
 	op_note_code(c, gpa & PAGE_MASK);
-	b = bt_translate(bt, host, PAGE_SIZE - (c->rip & ~PAGE_MASK));
-	b->va = va_get(bt, c->rip & PAGE_MASK, gpa & PAGE_MASK);
-	b->next = b->va->blocks;
-	b->va->blocks = b;
-	bt->by_host[bt->n_blocks++] = b;
-	HASH_ADD(hh, bt->blocks, pc, sizeof(b->pc), b);
+	code.in_page = code.avail =
+	    MIN(BT_MAX_INSNS * INSN_MAX_LEN, PAGE_SIZE - (unsigned)(c->rip & ~PAGE_MASK));
+	memcpy(code.bytes, host, code.in_page);
+	b = bt_translate(bt, &code);
+	block_enlist(bt, b, gpa, &code);
 	if (bt_log_wants(c, LOG_IN_ASM | LOG_OUT_ASM))
-		bt_log_block(bt, b, host);
+		bt_log_block(bt, b, code.bytes);
 	return b;
 }
 
@@ -393,6 +479,9 @@ int bt_init(struct cpu *c, void *area)
 		bt_free(c);
 		return err;
 	}
+	/* Nothing of ours uses GS: it keeps what translated code wants, which saves 30 cycles at
+	 * each entry. */
+	asm volatile("wrgsbase %0" ::"r"(SHADOW_BIAS));
 	memset(c->bt.vec_missing, 1, sizeof(c->bt.vec_missing));
 	bt_emit_common(bt);
 	bt->n_links = 1; /* link 0: none */

@@ -55,6 +55,7 @@ static const char *field_at(const struct cpu *c, u64 addr, char buf[32])
 	    FIELD(attention),
 	    FIELD(gpr),
 	    FIELD(bt.spill),
+	    FIELD(bt.flags),
 	    FIELD(bt.site_flags),
 	    FIELD(bt.jump),
 	    FIELD(bt.fs_base),
@@ -92,7 +93,9 @@ static const char *place_name(const struct bt *bt, u64 addr, char buf[32])
 		return "exit";
 	if (off == bt->lookup_at)
 		return "lookup";
-	if (off == bt->miss_at)
+	if (off == bt->light_at)
+		return "light callout";
+	if (off == bt->miss_at || off == bt->miss_leave_at)
 		return "checked_miss";
 	if (off >= bt->fixed)
 		return NULL; /* the block itself */
@@ -216,7 +219,7 @@ static unsigned print_guest(const struct bt *bt, const struct block *b, const u8
 				    INSN_MODE_64, &in);
 
 	if (len <= 0) {
-		n = fprintf(e->log, "  %016llx  (undecodable, or across a page)",
+		n = fprintf(e->log, "  %016llx  (undecodable, or the next page is not there)",
 			    (ull)(b->pc + at));
 		len = b->len - at;
 	} else {

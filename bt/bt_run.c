@@ -8,6 +8,13 @@
 #include "mem.h"
 #include "translate.h"
 
+/* A guest GS base to which the bias can be added: one of the upper half, or one (0, mostly) that
+ * leads to the topmost GiB of the host's half, where nothing is mapped. */
+static bool fits_fs(u64 base)
+{
+	return base >= SHADOW_FIRST || base < GIB;
+}
+
 /* Why the code at c->rip is stepped; STAT_stepped_callout: it need not be. */
 static ALWAYS_INLINE enum stat_id why_stepped(const struct cpu *c)
 {
@@ -21,7 +28,7 @@ static ALWAYS_INLINE enum stat_id why_stepped(const struct cpu *c)
 		return STAT_stepped_rip;
 	if (c->sflags & ~(u64)FL_IF)
 		return STAT_stepped_flags;
-	if (c->seg[SEG_GS].base < SHADOW_FIRST)
+	if (!fits_fs(c->seg[SEG_GS].base))
 		return STAT_stepped_gs;
 	return STAT_stepped_callout;
 }
@@ -49,27 +56,71 @@ static void consider_promotion(struct bt *bt, enum bt_step why)
 /* What translated code left to the single-step engine. */
 static void step_one(struct cpu *c, enum bt_step why)
 {
-	if (why == STEP_CALLOUT) {
+	if (why == STEP_CALLOUT || why == STEP_CHECKED) {
 		c->stats->n[STAT_bt_callouts]++;
 		op_step_callout(c);
 		return;
 	}
-	c->stats->n[why == STEP_CHECKED ? STAT_bt_checked_misses : STAT_bt_fault_steps]++;
+	c->stats->n[STAT_bt_fault_steps]++;
 	op_step(c);
+}
+
+/* What the entry code takes from the context, beside the registers. */
+static void prepare_entry(struct cpu *c)
+{
+	c->bt.fs_base = c->seg[SEG_GS].base + SHADOW_BIAS;
+	c->bt.no_swap = !fits_fs(c->kernel_gs_base);
+	fpu_denied(c, c->bt.vec_denied);
+	c->bt.flags = (u8)c->aflags << 8 | (c->aflags >> 11 & 1);
+	c->gpr[GPR_RSP] += SHADOW_BIAS;
+}
+
+/* A RET or indirect transfer to an address that is not canonical: it faults, so it has done
+ * nothing. */
+static void take_back_transfer(struct cpu *c)
+{
+	c->rip = c->bt.from;
+	c->gpr[GPR_RSP] -= c->bt.moved;
+	c->bt.step = 1;
 }
 
 void bt_enter(struct bt *bt, u64 host)
 {
 	struct cpu *c = bt->c;
 
-	c->bt.fs_base = c->seg[SEG_GS].base + SHADOW_BIAS;
 	c->bt.step = c->bt.link = 0;
-	fpu_denied(c, c->bt.vec_denied);
-	c->gpr[GPR_RSP] += SHADOW_BIAS;
+	prepare_entry(c);
 	c->stats->n[STAT_bt_entries]++;
 	bt->enter(host);
 	c->gpr[GPR_RSP] -= SHADOW_BIAS;
 	c->aflags &= FL_ARITH;
+	if (unlikely(!cpu_canonical(c->rip)))
+		take_back_transfer(c);
+}
+
+/*
+ * What bt_enter does, the other way round, and bt_run's conditions for going on. In particular the
+ * instruction may have written to code, remapped it, changed what makes us eligible, asked for
+ * attention, or not have ended (REP): the block is then left, with the state in the context.
+ */
+bool bt_light_callout(struct bt *bt)
+{
+	struct cpu *c = bt->c;
+	u32 generation = bt->generation, drops = bt->drops;
+	u64 next;
+
+	c->gpr[GPR_RSP] -= SHADOW_BIAS;
+	c->aflags &= FL_ARITH;
+	c->stats->n[STAT_bt_callouts]++;
+	next = op_step_callout(c);
+	if (c->rip != next || generation != bt->generation || drops != bt->drops ||
+	    atomic_load_explicit(&c->attention, memory_order_relaxed) || !bt_eligible(c)) {
+		c->gpr[GPR_RSP] += SHADOW_BIAS; /* as bt_enter wants it */
+		return false;
+	}
+	c->stats->n[STAT_bt_light_callouts]++;
+	prepare_entry(c);
+	return true;
 }
 
 void bt_run(struct cpu *c)

@@ -9,9 +9,9 @@
 /* Does the host kernel let us write FS and GS bases? */
 bool bt_host_can(void);
 
-/* Make a translator for a CPU whose engine exists; area: a fixed address below 2 GiB with room for
- * 2 * BT_AREA_SIZE. Only if bt_host_can. Negative errno: -EFAULT if the monitor does not live below
- * 2 GiB. */
+/* Make a translator for a CPU whose engine exists, in the thread that will run it (its GS base is
+ * ours from then on); area: a fixed address below 2 GiB with room for 2 * BT_AREA_SIZE. Only if
+ * bt_host_can. Negative errno: -EFAULT if the monitor does not live below 2 GiB. */
 MUST_CHECK int bt_init(struct cpu *c, void *area);
 void bt_free(struct cpu *c);
 

@@ -6,7 +6,8 @@
  *			behind its last one
  *	host code	each instruction that accesses memory, other than the CPU structure's and
  *the front table's (absolute addresses without a segment prefix), has a record without
- *RECOVER_NEVER. The exception: bytes of the quadword at RSP, which the block has just pushed.
+ *RECOVER_NEVER. The exception: the five quadwords at RSP, which the block has just pushed or
+ *looked at
  */
 #include "translate.h"
 
@@ -40,7 +41,7 @@ static void mark_boundaries(struct check *k, const u8 *code)
 		n = decoder_decode(k->bt->c->engine->decoder, code + done,
 				   MIN(k->b->len - done, (u32)INSN_MAX_LEN), INSN_MODE_64, &in);
 		if (n <= 0)
-			break; /* it ends at bytes that are none, or cross the page */
+			break; /* it ends at bytes that are none, or of which not all are there */
 		done += n;
 	}
 	k->boundary[k->b->len] = 1;
@@ -108,15 +109,24 @@ static bool accesses_guest_memory(const struct insn *in)
 	}
 }
 
-static bool just_pushed(const struct insn *in)
+/* IRET moves RSP to the flags of its frame and pops them. */
+static bool pops_frame_flags(const struct insn *before, const struct insn *in)
+{
+	return in->map == INSN_MAP_1B && in->opcode == 0x9d && before->map == INSN_MAP_1B &&
+	       before->opcode == 0x8d && before->base == GPR_RSP && before->reg == GPR_RSP &&
+	       before->disp == 16;
+}
+
+static bool touched_before(const struct insn *in)
 {
 	return in->has_mem && in->base == GPR_RSP && in->index == REG_NONE && in->disp >= 0 &&
-	       in->disp + in->mem_size <= 8;
+	       in->disp + in->mem_size <= 40;
 }
 
 void bt_check_recovery(struct bt *bt, const struct block *b, const u8 *code)
 {
 	struct check k = {.bt = bt, .b = b};
+	struct insn before = {.len = 0};
 	u32 at = 0;
 
 	mark_boundaries(&k, code);
@@ -128,9 +138,10 @@ void bt_check_recovery(struct bt *bt, const struct block *b, const u8 *code)
 
 		if (n <= 0)
 			wrong(&k, at, "host code that does not decode");
-		if (accesses_guest_memory(&in) && !just_pushed(&in) &&
-		    (record_of(b, at)->spills & RECOVER_NEVER))
+		if (accesses_guest_memory(&in) && !touched_before(&in) &&
+		    !pops_frame_flags(&before, &in) && (record_of(b, at)->spills & RECOVER_NEVER))
 			wrong(&k, at, "an access to guest memory has no recovery");
+		before = in;
 		at += n;
 	}
 }

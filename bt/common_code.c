@@ -7,9 +7,9 @@ _Static_assert(2 * THUNK_AREA_SIZE == 0x4000000, "LOWLAND_TRANSLATIONS");
 
 static const u8 kept_by_c[] = {GPR_RBX, GPR_RBP, GPR_R12, GPR_R13, GPR_R14, GPR_R15};
 
-static void emit_base(struct emit *e, bool gs) /* wrfsbase/wrgsbase rax */
+static void emit_wrfsbase_rax(struct emit *e)
 {
-	emit_bytes(e, gs ? "\xf3\x48\x0f\xae\xd8" : "\xf3\x48\x0f\xae\xd0", 5);
+	emit_bytes(e, "\xf3\x48\x0f\xae\xd0", 5);
 }
 
 /*
@@ -31,17 +31,29 @@ static void emit_enter(struct tr *t)
 	tr_jmp_to(t, t->bt->leave_at);
 	emit_store_abs(e, GPR_RDI, CTX(t->bt, bt.jump));
 	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.fs_base));
-	emit_base(e, false);
-	emit_movabs(e, GPR_RAX, SHADOW_BIAS);
-	emit_base(e, true);
-	emit_bytes(e, "\xff\x34\x25", 3); /* push qword [aflags] */
-	emit_u32(e, CTX(t->bt, aflags));
-	emit_popfq(e);
+	emit_wrfsbase_rax(e);
+	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.flags));
+	emit_bytes(e, "\x04\x7f", 2); /* add al, 127: OF */
+	emit_bytes(e, "\x9e", 1);     /* sahf: the rest, 8 cycles sooner than POPF */
 	for (i = 0; i < 16; i++)
 		emit_load_abs(e, i, CTX(t->bt, gpr[i]));
 	emit_bytes(e, "\xff\x24\x25", 3); /* jmp [bt.jump] */
 	emit_u32(e, CTX(t->bt, bt.jump));
 	t->bt->enter_end = e->p - t->bt->rw;
+}
+
+/* The guest's state to the context; the monitor's stack. */
+static void emit_save(struct tr *t)
+{
+	struct emit *e = &t->e;
+	unsigned i;
+
+	for (i = 0; i < 16; i++)
+		emit_store_abs(e, i, CTX(t->bt, gpr[i]));
+	emit_load_abs(e, GPR_RSP, CTX(t->bt, host_rsp));
+	emit_pushfq(e);
+	emit_bytes(e, "\x8f\x04\x25", 3); /* pop qword [aflags] */
+	emit_u32(e, CTX(t->bt, aflags));
 }
 
 static void emit_exit(struct tr *t)
@@ -50,22 +62,47 @@ static void emit_exit(struct tr *t)
 	unsigned i;
 
 	t->bt->exit_at = e->p - t->bt->rw;
-	for (i = 0; i < 16; i++)
-		emit_store_abs(e, i, CTX(t->bt, gpr[i]));
-	emit_load_abs(e, GPR_RSP, CTX(t->bt, host_rsp));
-	emit_pushfq(e);
-	emit_bytes(e, "\x8f\x04\x25", 3); /* pop qword [aflags] */
-	emit_u32(e, CTX(t->bt, aflags));
+	emit_save(t);
 	t->bt->exit_end = t->bt->leave_at = e->p - t->bt->rw;
 	emit_load_abs(e, GPR_RSP, CTX(t->bt, host_rsp));
 	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.host_fs));
-	emit_base(e, false);
+	emit_wrfsbase_rax(e);
 	emit_bytes(e, "\xfc", 1); /* cld */
 	tr_emit_vector_save(t);
 	for (i = ARRAY_LEN(kept_by_c); i-- > 0;)
 		emit_pop(e, kept_by_c[i]);
 	emit_ret(e);
 	t->bt->exit_end = e->p - t->bt->rw;
+}
+
+/*
+ * A light callout: the instruction at cpu->rip is stepped by a C function that is called from here,
+ * and the block goes on at bt.jump. A kick that comes in between just returns: the C function looks
+ * at attention, and so does the entry.
+ */
+static void emit_light(struct tr *t)
+{
+	struct emit *e = &t->e;
+	u64 f = (u64)(uintptr_t)bt_light_callout;
+
+	t->bt->light_at = e->p - t->bt->rw;
+	emit_save(t);
+	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.host_fs));
+	emit_wrfsbase_rax(e);
+	emit_bytes(e, "\xfc", 1); /* cld */
+	tr_emit_vector_save(t);
+	emit_movabs(e, GPR_RDI, (u64)(uintptr_t)t->bt);
+	emit_movabs(e, GPR_RAX, f);
+	emit_bytes(e, "\x48\x83\xec\x08", 4);             /* sub rsp, 8: aligned as the ABI asks */
+	emit_bytes(e, "\xff\xd0", 2);                     /* call rax */
+	emit_bytes(e, "\x48\x83\xc4\x08", 4);             /* add rsp, 8 */
+	emit_store_abs(e, GPR_RSP, CTX(t->bt, host_rsp)); /* thunks use it, too */
+	emit_bytes(e, "\x84\xc0", 2);                     /* test al, al */
+	emit_bytes(e, "\x75\x05", 2);                     /* jnz over the jump */
+	tr_jmp_to(t, t->bt->leave_at);
+	emit_load_abs(e, GPR_RDI, CTX(t->bt, bt.jump));
+	tr_jmp_to(t, t->bt->entered_at);
+	t->bt->light_end = e->p - t->bt->rw;
 }
 
 /* RAX: guest target; RAX, RCX, RDX spilled. */
@@ -104,6 +141,19 @@ static void emit_lookup(struct tr *t)
 	tr_jmp_to(t, bt->exit_at);
 }
 
+/* Byte 1 of RFLAGS has OF and IF, TF, DF, IOPL, NT and a bit that is 0. */
+static void emit_flags_table(struct tr *t)
+{
+	const unsigned plain = (FL_OF | FL_IF) >> 8, interrupt = FL_IF >> 8;
+	unsigned i;
+
+	t->bt->flags_byte_at = t->e.p - t->bt->rw;
+	for (i = 0; i < 256; i++)
+		emit_u8(&t->e, (i & ~plain) != 0);
+	for (i = 0; i < 256; i++)
+		emit_u8(&t->e, i & interrupt);
+}
+
 void bt_emit_common(struct bt *bt)
 {
 	struct tr t = {.bt = bt};
@@ -113,7 +163,9 @@ void bt_emit_common(struct bt *bt)
 	emit_exit(&t);
 	bt->enter = (void (*)(u64))(void *)(bt->rx + (t.e.p - bt->rw));
 	emit_enter(&t);
+	emit_light(&t);
 	emit_lookup(&t);
+	emit_flags_table(&t);
 	tr_emit_checked_miss(&t);
 	tr_emit_vector_load(&t);
 	BUG_ON(t.e.full);

@@ -1,7 +1,6 @@
 /*
  * Asking the host CPU by trying. Neither vendor nor CPUID bits settle these: a hypervisor may hide
- * or invent them. Only what would need a fault goes by vendor. SDM vol. 1, 8.1.8 and 11.6.6; APM
- * vol. 2, 11.5.10 (x87 pointers), vol. 3, REP.
+ * or invent them. SDM vol. 1, 8.1.8 and 11.6.6; APM vol. 2, chapter 11 (x87 pointers), vol. 3, REP.
  */
 #include "host_cpu.h"
 
@@ -11,8 +10,8 @@
 #include "insn.h"
 #include "xstate.h"
 
-#define signature_HYGON_ebx 0x6f677948u /* "Hygo": the same core; <cpuid.h> has the other */
-#define MXCSR_MASK_DEFAULT  0xffbfu     /* of a processor whose FXSAVE stores none */
+#define HYGON_EBX          0x6f677948u /* "Hygo" */
+#define MXCSR_MASK_DEFAULT 0xffbfu     /* of a processor whose FXSAVE stores none */
 
 static void probe_x87(struct host_cpu *h)
 {
@@ -30,6 +29,15 @@ static void probe_x87(struct host_cpu *h)
 	h->x87_pointers_hidden = !fip;
 }
 
+/* What cannot be tried without a fault, or a kernel's help. APM vol. 3, SYSCALL. */
+static void probe_vendor(struct host_cpu *h)
+{
+	unsigned a, b, c, d;
+
+	__cpuid(0, a, b, c, d);
+	h->syscall32 = h->rep_fault_flags = b == signature_AMD_ebx || b == HYGON_EBX;
+}
+
 #define HIGH_HALF (1ull << 32)
 
 #define PROBE_REP(h, opcode)                                                                       \
@@ -44,20 +52,11 @@ static void probe_x87(struct host_cpu *h)
 							     (rdi ? 0 : 1u << GPR_RDI);            \
 	} while (0)
 
-/* What follows from the vendor and cannot be tried without a kernel's help: APM vol. 3, SYSCALL. */
-static bool made_by_amd(void)
-{
-	u32 a, b, c, d;
-
-	__cpuid(0, a, b, c, d);
-	return b == signature_AMD_ebx || b == signature_HYGON_ebx;
-}
-
 void host_cpu_probe(struct host_cpu *h)
 {
 	memset(h, 0, sizeof(*h));
-	h->rep_fault_flags = h->syscall32 = made_by_amd();
 	probe_x87(h);
+	probe_vendor(h);
 	PROBE_REP(h, 0xa4);
 	PROBE_REP(h, 0xa6);
 	PROBE_REP(h, 0xaa);

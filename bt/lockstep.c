@@ -39,7 +39,7 @@ enum how {
 };
 
 struct regs {
-	u64 gpr[16], rip, aflags, sflags;
+	u64 gpr[16], rip, aflags, sflags, gs, other_gs;
 };
 
 struct page {
@@ -84,7 +84,11 @@ void lockstep_free(struct lockstep *l)
 
 static struct regs regs_of(const struct cpu *c)
 {
-	struct regs r = {.rip = c->rip, .aflags = c->aflags & FL_ARITH, .sflags = c->sflags};
+	struct regs r = {.rip = c->rip,
+			 .aflags = c->aflags & FL_ARITH,
+			 .sflags = c->sflags,
+			 .gs = c->seg[SEG_GS].base,
+			 .other_gs = c->kernel_gs_base};
 
 	memcpy(r.gpr, c->gpr, sizeof(r.gpr));
 	return r;
@@ -96,6 +100,8 @@ static void set_regs(struct cpu *c, const struct regs *r)
 	c->rip = r->rip;
 	c->aflags = r->aflags;
 	c->sflags = r->sflags;
+	c->seg[SEG_GS].base = r->gs;
+	c->kernel_gs_base = r->other_gs;
 }
 
 static void keep_vector(struct lockstep *l, struct vec_state *v)
@@ -295,7 +301,8 @@ static void print_guest_code(struct lockstep *l)
 
 	if (mmu_probe(c->mmu.ram, &c->mmu.pg, l->pc, MMU_EXEC, false, &w) == 0 &&
 	    ram_contains(c->mmu.ram, w.gpa))
-		print_code(l, "guest code", c->mmu.ram->window + w.gpa, l->len, l->pc);
+		print_code(l, "guest code", c->mmu.ram->window + w.gpa,
+			   MIN(l->len, (u32)(PAGE_SIZE - (l->pc & ~PAGE_MASK))), l->pc);
 }
 
 static void print_reg(const char *name, u64 start, u64 a, u64 b)
@@ -317,6 +324,8 @@ static void print_regs(const struct regs *s, const struct regs *a, const struct 
 	print_reg("rip", s->rip, a->rip, b->rip);
 	print_reg("aflags", s->aflags, a->aflags, b->aflags);
 	print_reg("sflags", s->sflags, a->sflags, b->sflags);
+	print_reg("gs", s->gs, a->gs, b->gs);
+	print_reg("swapgs", s->other_gs, a->other_gs, b->other_gs);
 }
 
 /* translated_after: which of a page's `after` and its present contents translated code wrote. */

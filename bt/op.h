@@ -80,8 +80,9 @@ void op_flush_all(struct cpu *c);
 
 /* Execute one instruction, whatever is pending; may raise. */
 void op_step(struct cpu *c);
-/* The same for an instruction that translated code has left to us; counts it under its name. */
-void op_step_callout(struct cpu *c);
+/* The same for an instruction that translated code has left to us; counts it under its name.
+ * Returns the address of the instruction behind it (64-bit mode). */
+u64 op_step_callout(struct cpu *c);
 /* A guest-physical page is about to have its code decoded or translated: writes to it are to be
  * seen. */
 void op_note_code(struct cpu *c, gpa_t page);

@@ -105,10 +105,5 @@ void tr_copy_memory(struct tr *t, const struct insn *in)
 
 bool tr_rsp_is_data(const struct insn *in)
 {
-	if ((in->gpr_written >> GPR_RSP & 1) || (in->gpr_implicit >> GPR_RSP & 1))
-		return true;
-	if (!(in->gpr_read >> GPR_RSP & 1))
-		return false;
-	/* Only as the base? Then neither ModRM.reg nor vvvv nor a register form names it. */
-	return !(in->has_mem && in->base == GPR_RSP && in->reg != GPR_RSP && in->vvvv != GPR_RSP);
+	return in->rsp_operand || (in->gpr_implicit >> GPR_RSP & 1);
 }

@@ -255,13 +255,15 @@ void op_step(struct cpu *c)
 	run_one(c);
 }
 
-void op_step_callout(struct cpu *c)
+u64 op_step_callout(struct cpu *c)
 {
 	struct op *o = checked_op(c);
+	u64 next = c->rip + o->in.len;
 
 	callout_count(c->engine, o);
 	o->exec(c, &o->in);
 	c->insns++;
+	return next;
 }
 
 /* With a translator: stepping ring 3 ends where ring 0 begins, stepping ring 0 as soon as possible.

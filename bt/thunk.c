@@ -319,14 +319,11 @@ static u32 operand_vectors(const struct insn *in)
 	return set;
 }
 
-/* Moves and integer operations neither read nor write MXCSR. But AMD's bit 17 of it lets misaligned
- * operands of legacy SSE pass (APM vol. 1, 4.2.2), whatever the operation. */
+/* Moves and integer operations neither read nor write MXCSR, but for MM. */
 static bool uses_mxcsr(const struct insn *in)
 {
 	u8 op = in->opcode;
 
-	if (in->enc == INSN_LEGACY && in->has_mem)
-		return true;
 	if (in->map != INSN_MAP_0F)
 		return true;
 	return !(op == 0x10 || op == 0x11 || op == 0x28 || op == 0x29 ||
@@ -336,7 +333,7 @@ static bool uses_mxcsr(const struct insn *in)
 }
 
 /* MXCSR.MM, where it exists: legacy instructions with a 16-byte operand to read need no alignment;
- * aligned moves do all the same. APM vol. 1, 4.12.3. */
+ * aligned moves do all the same. APM vol. 1, 4.2.2. */
 static bool heeds_mxcsr_mm(const struct insn *in)
 {
 	return in->enc == INSN_LEGACY && in->mem_size == 16 && in->access == ACCESS_R;

@@ -17,6 +17,7 @@ struct tr {
 	u64 pc;         /* of the block */
 	u64 at;         /* of the instruction being translated */
 	u64 behind_sti; /* address of the instruction after the last STI, 0: none */
+	bool vector;    /* has instructions on vector state */
 	u8 vec_checked; /* classes of vector instructions that may be executed from here on */
 	u32 stop;       /* guest offset of the callout at the end, ~0: none */
 	struct recovery rec[12 * BT_MAX_INSNS + 16];
@@ -29,6 +30,7 @@ struct tr {
 	struct {
 		u8 *rel32; /* of the jump that is taken when the software TLB does not know */
 		u64 at;
+		u8 *resume; /* behind the instruction */
 	} miss[BT_MAX_INSNS];
 	unsigned n_misses;
 };
@@ -42,6 +44,9 @@ void tr_exit_direct(struct tr *t, u64 target);
 void tr_jump_direct(struct tr *t, u64 target);
 /* Leave, and have the instruction stepped. Ends the block. */
 void tr_callout(struct tr *t);
+/* Have the instruction stepped from within the block, which goes on behind it if nothing speaks
+ * against that (bt_light_callout). */
+void tr_light_callout(struct tr *t, const struct insn *in);
 
 /* relocate.c */
 /* Can the memory operand be relocated? */

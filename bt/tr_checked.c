@@ -11,7 +11,7 @@
  *	rdx += addend
  *	flags and two of the three registers back; the instruction with [the third]; the third back
  *
- * What misses is stepped, which fills the TLB or raises the guest's fault, and ends the block. That
+ * What misses is stepped (a light callout), which fills the TLB or raises the guest's fault. That
  * is every access to a device, every write to a page with code, the first write to a page whose D
  * bit is clear, and every write while the lockstep check is on. Since the TLB knows kernel
  *addresses as well, a place that is used with both kinds (memcpy, copy_from_kernel_nofault) stays
@@ -157,11 +157,15 @@ bool tr_checked(struct tr *t, const struct insn *in, exec_fn *f)
 	emit_bytes(&t->e, bytes, len);
 	tr_record(t, t->at + in->len, 1u << scratch);
 	emit_load_abs(&t->e, scratch, CTX(t->bt, bt.spill[scratch]));
+	t->miss[t->n_misses - 1].resume = t->e.p;
+	t->vec_checked = 0; /* C code may have had the registers in between */
 	return true;
 }
 
+/* A light callout each. With lockstep a block is left, since it runs twice. */
 void tr_emit_misses(struct tr *t)
 {
+	struct bt *bt = t->bt;
 	unsigned i;
 
 	for (i = 0; i < t->n_misses; i++) {
@@ -169,16 +173,30 @@ void tr_emit_misses(struct tr *t)
 
 		memcpy(t->miss[i].rel32, &rel, 4);
 		tr_record(t, t->miss[i].at, SPILL_ALL | RECOVER_FLAGS);
-		emit_store_imm_abs(&t->e, CTX(t->bt, rip), t->miss[i].at);
-		tr_jmp_to(t, t->bt->miss_at);
+		emit_store_imm_abs(&t->e, CTX(bt, rip), t->miss[i].at);
+		emit_store_imm_abs(&t->e, CTX(bt, bt.jump),
+				   (u32)(uintptr_t)bt->rx + (t->miss[i].resume - bt->rw));
+		tr_jmp_to(t, bt->lockstep ? bt->miss_leave_at : bt->miss_at);
 	}
+}
+
+static void emit_miss(struct tr *t)
+{
+	emit_bytes(&t->e, "\x48\xff\x04\x25", 4); /* inc qword [stats] */
+	emit_u32(&t->e, (u32)(uintptr_t)&t->bt->c->stats->n[STAT_bt_checked_misses]);
+	emit_restore_flags(t);
+	emit_spill(t, false, REG_NONE);
 }
 
 void tr_emit_checked_miss(struct tr *t)
 {
-	t->bt->miss_at = t->e.p - t->bt->rw;
-	emit_restore_flags(t);
-	emit_spill(t, false, REG_NONE);
-	emit_store_imm_abs(&t->e, CTX(t->bt, bt.step), STEP_CHECKED);
-	tr_jmp_to(t, t->bt->exit_at);
+	struct bt *bt = t->bt;
+
+	bt->miss_at = t->e.p - bt->rw;
+	emit_miss(t);
+	tr_jmp_to(t, bt->light_at);
+	bt->miss_leave_at = t->e.p - bt->rw;
+	emit_miss(t);
+	emit_store_imm_abs(&t->e, CTX(bt, bt.step), STEP_CHECKED);
+	tr_jmp_to(t, bt->exit_at);
 }

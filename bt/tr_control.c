@@ -13,16 +13,113 @@ static void spill_for_lookup(struct tr *t)
 	tr_record(t, t->at, SPILL_RAX | SPILL_RCX | SPILL_RDX);
 }
 
+/* Whether the target is canonical is found out when the lookup misses, too late for an instruction
+ * that is to fault before it does anything: bt_enter takes it back. */
+static void note_origin(struct tr *t, u32 moved)
+{
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.from), t->at);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.moved), moved);
+}
+
 static bool tr_ret(struct tr *t, const struct insn *in)
 {
 	if (in->opsize != 8)
 		return false;
 	spill_for_lookup(t);
+	note_origin(t, 8 + (in->opcode == 0xc2 ? (u16)in->imm : 0));
 	emit_pop(&t->e, GPR_RAX);
 	tr_record(t, t->at, RECOVER_NEVER);
 	if (in->opcode == 0xc2)
 		emit_lea_sum(&t->e, GPR_RSP, GPR_RSP, GPR_RSP, (u16)in->imm); /* index 4: none */
 	tr_jmp_to(t, t->bt->lookup_at);
+	return true;
+}
+
+/* A flag that IRET writes and that translated code cannot have set. */
+#define FL_NOT_OURS                                                                                \
+	(FL_TF | FL_DF | FL_IOPL | FL_NT | FL_RF | FL_VM | FL_AC | FL_VIF | FL_VIP | FL_ID)
+
+struct slow_exits {
+	u8 *rel32[8];
+	unsigned n;
+};
+
+static void emit_slow_if(struct tr *t, struct slow_exits *s, u8 cc)
+{
+	emit_u8(&t->e, 0x0f);
+	emit_u8(&t->e, 0x80 | cc);
+	s->rel32[s->n++] = t->e.p;
+	emit_u32(&t->e, 0);
+}
+
+/* Compare 16 bits of the stack with a selector. */
+static void emit_check_selector(struct tr *t, struct slow_exits *s, u8 disp, u32 sel)
+{
+	emit_bytes(&t->e, (u8[]){0x0f, 0xb7, 0x4c, 0x24, disp}, 5); /* movzx ecx, word [rsp+disp] */
+	emit_bytes(&t->e, "\x66\x3b\x0c\x25", 4);                   /* cmp cx, [sel] */
+	emit_u32(&t->e, sel);
+	emit_slow_if(t, s, 5); /* ne */
+}
+
+/*
+ * IRETQ that stays in its code and stack segment and changes no flag beside the arithmetic ones and
+ * IF, with no interrupt waiting and no NMI to be let in again. The flags, which the tests change,
+ * are saved meanwhile. Afterwards it is an indirect jump.
+ */
+static void emit_iret_checks(struct tr *t, struct slow_exits *s)
+{
+	struct emit *e = &t->e;
+
+	emit_bytes(e, "\x9f\x0f\x90\xc0", 4); /* lahf; seto al */
+	emit_store_abs(e, GPR_RAX, CTX(t->bt, bt.flags));
+	emit_check_selector(t, s, 8, CTX(t->bt, seg[SEG_CS].sel));
+	emit_check_selector(t, s, 32, CTX(t->bt, seg[SEG_SS].sel));
+	emit_bytes(e, "\x8b\x54\x24\x10\xf7\xc2", 6); /* mov edx, [rsp+16]; test edx, imm32 */
+	emit_u32(e, FL_NOT_OURS);
+	emit_slow_if(t, s, 5); /* nz */
+	emit_load_abs_zx(e, GPR_RCX, CTX(t->bt, intr), false);
+	emit_bytes(e, "\x0a\x0c\x25", 3); /* or cl, [nmi_blocked] */
+	emit_u32(e, CTX(t->bt, nmi_blocked));
+	emit_slow_if(t, s, 5);
+	emit_bytes(e, "\x48\x8b\x04\x24\x48\x89\xc1", 7); /* mov rax, [rsp]; mov rcx, rax */
+	emit_bytes(e, "\x48\xc1\xf9\x2f", 4);             /* sar rcx, 47: 0 or -1 */
+	emit_bytes(e, "\x48\xff\xc1\x48\x83\xf9\x01", 7); /* inc rcx; cmp rcx, 1 */
+	emit_slow_if(t, s, 7);                            /* above: not canonical */
+}
+
+static bool tr_iret(struct tr *t, const struct insn *in)
+{
+	struct slow_exits s = {.n = 0};
+	struct emit *e = &t->e;
+
+	if (in->opsize != 8)
+		return false;
+	spill_for_lookup(t);
+	emit_bytes(e, "\x48\x8b\x44\x24\x20", 5); /* mov rax, [rsp+32]: the frame is there... */
+	emit_bytes(e, "\x48\x8b\x04\x24", 4);     /* mov rax, [rsp]: ...from its start */
+	tr_record(t, t->at, RECOVER_NEVER);
+	emit_iret_checks(t, &s);
+	emit_bytes(e, "\x81\xe2", 2); /* and edx, IF: nothing else is in sflags */
+	emit_u32(e, FL_IF);
+	emit_store_abs(e, GPR_RDX, CTX(t->bt, sflags));
+	emit_bytes(e, "\x48\x8b\x54\x24\x18", 5); /* mov rdx, [rsp+24] */
+	emit_movabs(e, GPR_RCX, SHADOW_BIAS);
+	emit_bytes(e, "\x48\x8d\x64\x24\x10\x9d", 6); /* lea rsp, [rsp+16]; popfq */
+	emit_lea_sum(e, GPR_RSP, GPR_RDX, GPR_RCX, 0);
+	tr_jmp_to(t, t->bt->lookup_at);
+	while (s.n-- > 0) {
+		u32 rel = e->p - s.rel32[s.n] - 4;
+
+		memcpy(s.rel32[s.n], &rel, 4);
+	}
+	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.flags));
+	emit_bytes(e, "\x04\x7f\x9e", 3); /* add al, 127; sahf */
+	tr_record(t, t->at, SPILL_RAX | SPILL_RCX | SPILL_RDX);
+	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.spill[0]));
+	emit_load_abs(e, GPR_RCX, CTX(t->bt, bt.spill[1]));
+	emit_load_abs(e, GPR_RDX, CTX(t->bt, bt.spill[2]));
+	tr_callout(t);
+	t->stop = ~0u; /* not the block's only end */
 	return true;
 }
 
@@ -36,6 +133,7 @@ static bool tr_indirect(struct tr *t, const struct insn *in, bool call)
 		return false;
 	spill_for_lookup(t);
 	/* mov rax, r/m: the same operand, another opcode */
+	note_origin(t, call ? -8 : 0);
 	load.opcode = load.bytes[load.off_opcode] = 0x8b;
 	load.modrm = load.bytes[load.off_modrm] = in->modrm & 0xc7;
 	load.reg = 0;
@@ -92,6 +190,8 @@ bool tr_control(struct tr *t, const struct insn *in, exec_fn *f)
 		tr_jump_direct(t, to);
 		return true;
 	}
+	if (f == exec_iret)
+		return tr_iret(t, in);
 	if (f == exec_ret)
 		return tr_ret(t, in);
 	if (f == exec_jmp_ind || f == exec_call_ind)

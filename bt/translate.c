@@ -19,6 +19,7 @@
  * anywhere. Instructions that commit in more than one host instruction are avoided; where that
  *cannot be (LEAVE), the bytes in between are RECOVER_NEVER and a signal steps over them.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "tr.h"
@@ -67,6 +68,22 @@ void tr_callout(struct tr *t)
 	emit_store_imm_abs(&t->e, CTX(t->bt, rip), t->at);
 	emit_store_imm_abs(&t->e, CTX(t->bt, bt.step), STEP_CALLOUT);
 	tr_jmp_to(t, t->bt->exit_at);
+}
+
+void tr_light_callout(struct tr *t, const struct insn *in)
+{
+	u32 jump;
+	u8 *resume;
+
+	emit_store_imm_abs(&t->e, CTX(t->bt, rip), t->at);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.jump), 0);
+	resume = t->e.p - 4;
+	tr_jmp_to(t, t->bt->light_at);
+	jump = (u32)(uintptr_t)t->bt->rx + (t->e.p - t->bt->rw);
+	if (!t->e.full)
+		memcpy(resume, &jump, 4);
+	tr_record(t, t->at + in->len, 0);
+	t->vec_checked = 0; /* C code has the registers in between */
 }
 
 static void emit_stubs(struct tr *t)
@@ -123,14 +140,57 @@ static bool tr_ordinary(struct tr *t, const struct insn *in)
 	return false;
 }
 
+/* Callouts behind which another block begins anyway. */
+static bool goes_elsewhere(const struct insn *in, exec_fn *f)
+{
+	if (f == exec_system && in->map == INSN_MAP_1B)
+		return in->opcode == 0xf4 || (in->opcode >= 0xcc && in->opcode <= 0xce) ||
+		       in->opcode == 0xf1; /* hlt int3 int into int1 */
+	return f == exec_syscall || f == exec_sysret || f == exec_sysenter || f == exec_sysexit ||
+	       f == exec_ret_far || f == exec_jmp_far || f == exec_call_far || f == exec_ud ||
+	       (in->map == INSN_MAP_0F && in->opcode == 0x0b);
+}
+
+/* What is not translated. False: the block ends here. With lockstep it always does, since that runs
+ * a block twice, and what is stepped may not bear it. */
+static bool tr_stepped(struct tr *t, const struct insn *in, exec_fn *f, bool last)
+{
+	if (last || t->bt->lockstep || goes_elsewhere(in, f)) {
+		tr_callout(t);
+		return false;
+	}
+	tr_light_callout(t, in);
+	return true;
+}
+
 static bool ends_block(exec_fn *f)
 {
 	return f == exec_jcc || f == exec_jmp || f == exec_call || f == exec_ret ||
-	       f == exec_jmp_ind || f == exec_call_ind || f == exec_loop;
+	       f == exec_jmp_ind || f == exec_call_ind || f == exec_loop || f == exec_iret;
+}
+
+/* No instruction takes more than this. */
+static bool nearly_full(const struct tr *t)
+{
+	return t->e.end - t->e.p < 1024 || t->n_rec + 32 > ARRAY_LEN(t->rec);
+}
+
+/* If the first page does not tell, the second is asked. */
+static int decode_at(struct bt *bt, struct code_bytes *code, unsigned at, struct insn *in)
+{
+	struct decoder *d = bt->c->engine->decoder;
+	int len;
+
+	do
+		len =
+		    decoder_decode(d, code->bytes + at,
+				   MIN(code->avail - at, (unsigned)INSN_MAX_LEN), INSN_MODE_64, in);
+	while (len == -ENODATA && code->avail == code->in_page && bt_code_next_page(bt, code));
+	return len;
 }
 
 /* Translate instructions until the block ends; guest bytes covered. */
-static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
+static unsigned tr_block(struct tr *t, struct code_bytes *code)
 {
 	struct bt *bt = t->bt;
 	unsigned done = 0, n = 0;
@@ -138,29 +198,29 @@ static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
 
 	for (;;) {
 		int len;
-		bool wants_thunk, last;
+		bool wants_thunk, last, sti_last;
 		exec_fn *f;
 
 		t->at = t->pc + done;
 		tr_record(t, t->at, 0);
-		len = decoder_decode(bt->c->engine->decoder, code + done,
-				     MIN(avail - done, (unsigned)INSN_MAX_LEN), INSN_MODE_64, &in);
-		f = len > 0 ? op_bind(&in, &wants_thunk) : exec_ud;
+		len = decode_at(bt, code, done, &in);
 		if (len <= 0) {
 			tr_callout(t);
 			return done + 1;
 		}
-		if (ends_block(f)) {
-			if (bt_is_promoted(bt, t->at) || !tr_control(t, &in, f))
+		f = op_bind(&in, &wants_thunk);
+		if (ends_block(f) && !bt_is_promoted(bt, t->at)) {
+			if (!tr_control(t, &in, f))
 				tr_callout(t);
 			return done + len;
 		}
-		last = n + 1 == (bt->one_insn ? 1 : BT_MAX_INSNS) || done + len >= avail;
+		last = nearly_full(t) || n + 1 == (bt->one_insn ? 1 : BT_MAX_INSNS) ||
+		       done + len >= code->in_page;
 		/* An interrupt may come between blocks, but not behind STI. */
-		if ((last && in.map == INSN_MAP_1B && in.opcode == 0xfb) || !tr_ordinary(t, &in)) {
-			tr_callout(t);
+		sti_last = last && in.map == INSN_MAP_1B && in.opcode == 0xfb;
+		if ((sti_last || !tr_ordinary(t, &in)) &&
+		    !tr_stepped(t, &in, f, ends_block(f) || sti_last))
 			return done + len;
-		}
 		done += len;
 		n++;
 		if (last) {
@@ -172,7 +232,7 @@ static unsigned tr_block(struct tr *t, const u8 *code, unsigned avail)
 	}
 }
 
-struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail)
+struct block *bt_translate(struct bt *bt, struct code_bytes *code)
 {
 	static const unsigned align = 16;
 	struct tr t = {.bt = bt, .pc = bt->c->rip, .stop = ~0u};
@@ -184,9 +244,9 @@ struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail)
 	t.e = (struct emit){.p = t.start, .end = t.start + BT_BLOCK_ROOM};
 	b->pc = t.pc;
 	b->host = bt->used;
-	b->len = tr_block(&t, code, avail);
+	b->len = tr_block(&t, code);
 	b->stop = MIN(t.stop, b->len);
-	b->vector = t.vec_checked;
+	b->vector = t.vector;
 	emit_stubs(&t);
 	tr_emit_misses(&t);
 	b->tail = t.e.p - bt->rw;
@@ -208,6 +268,6 @@ struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail)
 	bt->c->stats->n[STAT_bt_guest_bytes] += b->len;
 	bt->c->stats->n[STAT_bt_host_bytes] += b->host_len;
 	if (unlikely(bt->check_recovery))
-		bt_check_recovery(bt, b, code);
+		bt_check_recovery(bt, b, code->bytes);
 	return b;
 }

@@ -49,7 +49,9 @@ struct block {
 	u32 host, host_len; /* offset in the area */
 	u32 tail;           /* area offset of the code that leaves for pc, once it is dropped */
 	struct code_va *va;
-	struct block *next; /* in its page */
+	struct block *next;        /* in its page */
+	struct code_va *end_va;    /* the next page, if its last instruction ends there */
+	struct block *next_ending; /* there */
 	unsigned n_recovery;
 	struct recovery *recovery;
 	UT_hash_handle hh; /* by pc */
@@ -62,6 +64,7 @@ struct code_va {
 	bool global;
 	u8 shift; /* log2 of the leaf that maps it */
 	struct block *blocks;
+	struct block *ending;  /* of the page before, with an instruction that ends in this one */
 	struct code_va *alias; /* next with the same gpa */
 	UT_hash_handle hh;     /* by page */
 };
@@ -79,10 +82,14 @@ struct bt {
 	int fd;
 	u32 used, fixed; /* fixed: end of what a flush keeps (entry, exit, lookup) */
 	void (*enter)(u64 host_pc);
-	u32 entered_at, enter_end, exit_at, exit_end, leave_at,
-	    lookup_at; /* area offsets of the common code */
+	u32 entered_at, enter_end, exit_at, exit_end, leave_at, lookup_at, light_at,
+	    light_end;     /* area offsets of the common code */
+	u32 flags_byte_at; /* two tables: of byte 1 of RFLAGS, what speaks against POPF inline; IF
+			    */
+	u32 drops;         /* counts blocks dropped */
 	u32 vec_load_at[VEC_CLASSES];
-	u32 miss_at;
+	u32 miss_at; /* of checked sites; miss_leave_at: those that do not come back */
+	u32 miss_leave_at;
 	struct block *blocks;
 	struct block **by_host; /* in order of host offset */
 	u32 n_blocks;
@@ -98,6 +105,13 @@ struct bt {
 	u32 limit;       /* bytes of the area that are used */
 	u64 flush_every; /* blocks; 0: flush when full */
 	struct lockstep *lockstep;
+};
+
+/* The guest bytes that a block is made from. */
+struct code_bytes {
+	u8 bytes[(BT_MAX_INSNS + 1) * INSN_MAX_LEN];
+	unsigned in_page, avail; /* of them in the first page; in all */
+	gpa_t next_gpa;          /* of the second page, if some are from there */
 };
 
 /* Why translated code wants the instruction at cpu->rip stepped (cpu->bt.step); 0: it does not. */
@@ -123,6 +137,9 @@ u64 bt_find(struct bt *bt);
 struct block *bt_find_block(struct bt *bt);
 /* bt_run.c: enter translated code; it has left when this returns. */
 void bt_enter(struct bt *bt, u64 host);
+/* The same for the common code of light callouts: step the instruction at c->rip. Can the block
+ * that asked for it go on behind it? May raise. */
+bool bt_light_callout(struct bt *bt);
 /* Let a direct exit go straight to the block at host address `to`. */
 void bt_link(struct bt *bt, u32 id, u64 to);
 void bt_flush(struct bt *bt);
@@ -133,8 +150,11 @@ void bt_code_written(struct bt *bt, gpa_t gpa, u64 len);
 /* Drop the blocks of pc's page that hold the instruction at pc. */
 void bt_drop_at(struct bt *bt, u64 pc);
 
-/* translate.c: make the block at c->rip into the area at bt->used; NULL: step. */
-struct block *bt_translate(struct bt *bt, const u8 *code, unsigned avail);
+/* Take some bytes of the next page in. False: there are none that can be watched. */
+bool bt_code_next_page(struct bt *bt, struct code_bytes *code);
+
+/* translate.c: make the block at c->rip into the area at bt->used. */
+struct block *bt_translate(struct bt *bt, struct code_bytes *code);
 /* check_recovery.c: --check-recovery of a block just made from code; BUG if it is wrong. */
 void bt_check_recovery(struct bt *bt, const struct block *b, const u8 *code);
 /* The common entry, exit and lookup code. */

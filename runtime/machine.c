@@ -365,6 +365,7 @@ static const struct cpu_ops cpu_ops = {
     .msr_write = wrmsr,
     .hypercall = hypercall,
     .tsc = vm_tsc,
+    .host_tsc = true,
     .fpu_error = fpu_error,
     .run_user = run_user,
     .fetch_vec = fetch_vec,

@@ -250,7 +250,9 @@ def check_stats(con, stats, accel):
     if accel == "step":
         check(con, stepped > 10**8, f"{stepped} instructions")
         return
-    check(con, stats["bt_entries"] > 10**6, f"translated code entered {stats['bt_entries']} times")
+    check(con, stats["bt_blocks"] > 10**4, f"{stats['bt_blocks']} blocks translated")
+    check(con, stats["bt_entries"] > 10**4, f"translated code entered {stats['bt_entries']} times")
+    check(con, stats["user_exits"] > 10**3, f"user code left its space {stats['user_exits']} times")
     reasons = {name: n for name, n in stats.items() if name.startswith("stepped_")}
     print(reasons)
     check(con, stepped == sum(reasons.values()), f"{stepped} stepped, but {reasons}")

@@ -5,12 +5,12 @@
  *
  * A sequence is made of items: random ALU encodings with operands in every addressing form a kernel
  * uses (registers, RSP, RIP, GS, absolute), pushes and pops, arithmetic on RSP, frames, forward
- * branches, calls direct and indirect, returns, flag stores and loads, strings, vector and x87
- * instructions, and writes to the sequence's own code, through the address it runs at or an alias.
- * It may be a loop. Data lies in the kernel's half or a user's; its addresses come near a read-only
- * and an absent page, so some sequences end in a fault; the handlers halt. Page tables count as
- * memory but for A bits, which are set also by accesses that come to nothing; now and then A and D
- * bits are cleared. A timer kicks the translator meanwhile,
+ * branches, calls direct and indirect, returns, flag stores and loads, IRET to the same ring,
+ * SWAPGS, strings, vector and x87 instructions, and writes to the sequence's own code, through the
+ * address it runs at or an alias. It may be a loop. Data lies in the kernel's half or a user's; its
+ * addresses come near a read-only and an absent page, so some sequences end in a fault; the
+ * handlers halt. Page tables count as memory but for A bits, which are set also by accesses that
+ * come to nothing; now and then A and D bits are cleared. A timer kicks the translator meanwhile,
  * which must not show.
  *
  * Linked like ringshift itself: the guest's kernel half takes the process's address space.
@@ -165,12 +165,20 @@ static u32 port_read(void *vm, u16 port, unsigned size)
 	return port;
 }
 
+static int msr_read(void *vm, u32 index, u64 *val)
+{
+	(void)vm;
+	*val = index * 0x100000003ull;
+	return index & 8 ? -1 : 0;
+}
+
 static void fpu_error(void *vm)
 {
 	(void)vm;
 }
 
-static const struct cpu_ops ops = {.port_read = port_read, .fpu_error = fpu_error};
+static const struct cpu_ops ops = {
+    .port_read = port_read, .msr_read = msr_read, .fpu_error = fpu_error};
 
 static void reset_guest(struct machine *m)
 {
@@ -402,6 +410,50 @@ static void patch_item(struct soak *s, u64 start)
 	}
 }
 
+/* RSP written as data, or where random instructions seldom have it. */
+static void rsp_item(struct soak *s)
+{
+	u8 k = rnd(s);
+
+	switch (k % 14) {
+	case 0: BYTES(s, 0x54); break;                                     /* push rsp */
+	case 1: BYTES(s, 0x54, 0x5c); break;                               /* push rsp; pop rsp */
+	case 2: BYTES(s, 0xff, 0xf4, 0x8f, 0xc4); break;                   /* the same by ModRM */
+	case 3: BYTES(s, 0x48, 0x83, 0xe4, k & 0x80 ? 0xf8 : 0xf0); break; /* and rsp, -8, -16 */
+	case 4: BYTES(s, 0x48, 0x89, 0x63, k & 0x78, 0x48, 0x8b, 0x63, k & 0x78); break;
+	case 5: BYTES(s, 0x48, 0x94, 0x48, 0x94); break; /* xchg rax, rsp, twice */
+	case 6: BYTES(s, 0x48, 0x87, 0x63, k & 0x78, 0x48, 0x87, 0x63, k & 0x78); break;
+	case 7: BYTES(s, 0x4c, 0x01, 0xcc); break;                   /* add rsp, r9 */
+	case 8: BYTES(s, 0x48, 0xff, 0xc4, 0x48, 0xff, 0xcc); break; /* inc rsp; dec rsp */
+	case 9: BYTES(s, 0x4a, 0x8d, 0x44, 0x8c, k); break;          /* lea rax, [rsp+r9*4+x] */
+	case 10: BYTES(s, 0x8d, 0x4c, 0x24, k); break;               /* lea ecx, [rsp+x] */
+	case 11: BYTES(s, 0x4a, 0x8d, 0x24, 0xcc); break;            /* lea rsp, [rsp+r9*8] */
+	case 12: BYTES(s, 0x48, 0x89, 0x64, 0x24, 0xf8, 0x48, 0x8b, 0x64, 0x24, 0xf8); break;
+	default: BYTES(s, 0x48, 0x8d, 0x6c, 0x24, k, 0x48, 0x0f, 0x4c, 0xe5); /* cmovl rsp, rbp */
+	}
+}
+
+/* IRETQ to behind itself, with some flags changed: as a kernel serializes, or ends an interrupt. */
+static void iret_item(struct soak *s)
+{
+	u64 r = rnd(s);
+	u32 flags = (u32)(r >> 16) & (FL_ARITH | FL_IF);
+
+	if ((r & 0xf) == 0)
+		flags |= r & 0x10 ? FL_DF : r & 0x20 ? FL_AC : r & 0x40 ? FL_ID : FL_NT;
+	BYTES(s, 0x8c, 0xd0, 0x50);                   /* mov eax, ss; push rax */
+	BYTES(s, 0x54, 0x48, 0x83, 0x04, 0x24, 0x08); /* push rsp; add qword [rsp], 8 */
+	BYTES(s, 0x9c, 0x81, 0x34, 0x24);             /* pushfq; xor dword [rsp], flags */
+	imm32(s, flags);
+	BYTES(s, 0x8c, 0xc8, 0x50); /* mov eax, cs; push rax */
+	if ((r & 0xf00) == 0) {     /* a target that is not canonical: ror rax, 8 */
+		BYTES(s, 0x48, 0x8d, 0x05, 7, 0, 0, 0, 0x48, 0xc1, 0xc8, 0x08);
+	} else { /* lea rax, [rip+3] */
+		BYTES(s, 0x48, 0x8d, 0x05, 3, 0, 0, 0);
+	}
+	BYTES(s, 0x50, 0x48, 0xcf); /* push rax; iretq */
+}
+
 static void stack_item(struct soak *s)
 {
 	static const u8 safe[] = {GPR_RAX, GPR_RCX, GPR_RDX, GPR_RBP, GPR_RSI, GPR_RDI};
@@ -445,14 +497,6 @@ static u8 *branch_item(struct soak *s)
 	return s->code + s->len - 1;
 }
 
-static bool uses_stack(struct soak *s, unsigned at)
-{
-	struct insn in;
-
-	return decoder_decode(s->dec, s->code + at, s->len - at, INSN_MODE_64, &in) <= 0 ||
-	       in.base == GPR_RSP;
-}
-
 /* call over, [function], over: so that a return address is used */
 static void call_item(struct soak *s, u64 start)
 {
@@ -463,11 +507,13 @@ static void call_item(struct soak *s, u64 start)
 	BYTES(s, 0xeb, 0);
 	over = s->code + s->len;
 	function = start + s->len;
-	/* Not one that may write the return address: the engine finds a target that is not
-	 * canonical at the RET, translated code behind it. */
-	do
-		s->len = function - start;
-	while (!random_insn(s) || uses_stack(s, function - start));
+	if (rnd(s) % 16) {
+		while (!random_insn(s)) /* it may write the return address */
+			;
+	} else { /* xor dword [rsp+4]: hardly canonical any more */
+		BYTES(s, 0x81, 0x74, 0x24, 0x04);
+		imm32(s, r >> 16);
+	}
 	if (r & 1) {
 		BYTES(s, 0xc3);
 	} else { /* ret 8 takes what the caller pushes */
@@ -538,7 +584,7 @@ static void user_item(struct soak *s)
 
 static void system_item(struct soak *s)
 {
-	switch (rnd(s) % 8) {
+	switch (rnd(s) % 13) {
 	case 0: byte(s, 0xfa); break;
 	case 1: byte(s, 0xfb); break;
 	case 2: byte(s, 0xfc); break;
@@ -546,13 +592,18 @@ static void system_item(struct soak *s)
 	case 4: BYTES(s, 0xe4, rnd(s)); break;     /* in al, imm8 */
 	case 5: BYTES(s, 0x0f, 0x01, 0x3b); break; /* invlpg [rbx] */
 	case 6: BYTES(s, 0x0f, 0x20, 0xd8); break; /* mov rax, cr3 */
+	case 7: BYTES(s, 0x0f, 0x01, 0xf8); break; /* swapgs */
+	case 8: BYTES(s, 0x0f, 0x01, 0xf8, 0x0f, 0x01, 0xf8); break;
+	case 9: BYTES(s, 0x0f, 0x20, rnd(s) & 1 ? 0xc1 : 0xd1); break; /* mov rcx, cr0, cr2 */
+	case 10: BYTES(s, 0x66, 0x8c, 0xc8); break;                    /* mov ax, cs */
+	case 11: BYTES(s, 0x0f, 0x32); break;                          /* rdmsr */
 	default: BYTES(s, 0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8); break;
 	}
 }
 
 static void item(struct soak *s, u64 start)
 {
-	u64 k = rnd(s) % 40;
+	u64 k = rnd(s) % 44;
 
 	if (k < 18)
 		while (!random_insn(s))
@@ -569,12 +620,16 @@ static void item(struct soak *s, u64 start)
 		call_item(s, start);
 	else if (k < 31)
 		string_item(s);
+	else if (k < 33)
+		system_item(s);
 	else if (k < 36)
-		vector_item(s, start);
+		rsp_item(s);
+	else if (k < 37)
+		iret_item(s);
 	else if (k < 39)
 		user_item(s);
 	else
-		system_item(s);
+		vector_item(s, start);
 }
 
 static void make_code(struct soak *s, u64 start)
@@ -603,11 +658,12 @@ static void make_code(struct soak *s, u64 start)
 
 /* --- running --- */
 
-static void set_state(struct soak *s, struct machine *m, const u64 gpr[16], u64 rflags, u64 rip)
+static void set_state(struct machine *m, const u64 gpr[16], u64 other_gs, u64 rflags, u64 rip)
 {
 	struct cpu *c = m->c;
 
-	(void)s;
+	c->seg[SEG_GS].base = PERCPU_AT;
+	c->kernel_gs_base = other_gs;
 	memcpy(c->gpr, gpr, sizeof(c->gpr));
 	c->rip = rip;
 	c->cr2 = 0;
@@ -627,7 +683,8 @@ static gpa_t tables_end(struct machine *m)
 
 static void random_state(struct soak *s, u64 start, bool same_code)
 {
-	u64 gpr[16], flags = (rnd(s) & (FL_ARITH | FL_IF));
+	static const u64 gs[] = {PERCPU_AT + 0x40, 0, 0x3ffff000, 0x7f0000000000};
+	u64 gpr[16], flags = (rnd(s) & (FL_ARITH | FL_IF)), other_gs = gs[rnd(s) % ARRAY_LEN(gs)];
 	unsigned i, k;
 
 	for (i = 0; i < 16; i++) {
@@ -675,8 +732,8 @@ static void random_state(struct soak *s, u64 start, bool same_code)
 	s->step.c->cr0 = s->bt.c->cr0;
 	s->step.c->cr4 = s->bt.c->cr4;
 	s->step.c->xcr0 = s->bt.c->xcr0;
-	set_state(s, &s->bt, gpr, flags, start);
-	set_state(s, &s->step, gpr, flags, start);
+	set_state(&s->bt, gpr, other_gs, flags, start);
+	set_state(&s->step, gpr, other_gs, flags, start);
 }
 
 static enum cpu_exit run(struct machine *m)
@@ -712,6 +769,8 @@ static unsigned compare(struct soak *s)
 		bad += differ("rip", 0, a->rip, b->rip);
 	if (cpu_rflags(a) != cpu_rflags(b))
 		bad += differ("rflags", 0, cpu_rflags(a), cpu_rflags(b));
+	if (a->seg[SEG_GS].base != b->seg[SEG_GS].base || a->kernel_gs_base != b->kernel_gs_base)
+		bad += differ("gs base ", 0, a->seg[SEG_GS].base, b->seg[SEG_GS].base);
 	if (a->cr2 != b->cr2)
 		bad += differ("cr2 ", 0, a->cr2, b->cr2);
 	bad += vector_compare(a, b);
@@ -753,7 +812,7 @@ struct tally {
 static void one_test(struct soak *s, struct tally *t)
 {
 	/* Now and then across the two pages of code. */
-	u64 start = CODE_AT + (rnd(s) % 8 ? rnd(s) % 0xb00 : 0xf00 + rnd(s) % 0x100);
+	u64 start = CODE_AT + (rnd(s) % 4 ? rnd(s) % 0xb00 : 0xf00 + rnd(s) % 0x100);
 	unsigned again;
 
 	make_code(s, start);

@@ -171,18 +171,30 @@ static void expect_becomes(struct world *x, const char *guest, const char *want)
 }
 
 /* The instruction at guest offset `off` of the block ends it as a callout. */
-static bool is_callout(struct world *x, const struct block *b, u32 off)
+/* field: bt.step for a callout that ends the block, bt.jump for a light one. */
+static bool is_callout_by(struct world *x, const struct block *b, u32 off, u64 field)
 {
 	for (unsigned i = 0; i < b->n_recovery; i++) {
 		const u8 *p = host(x, b) + b->recovery[i].host;
-		u32 rip = (u32)CTX(x, rip), step = (u32)CTX(x, bt.step);
+		u32 rip = (u32)CTX(x, rip), second = (u32)field;
 		u32 at = (u32)(b->pc + off);
 
 		if (b->recovery[i].guest == off && !memcmp(p, "\x48\xc7\x04\x25", 4) &&
-		    !memcmp(p + 4, &rip, 4) && !memcmp(p + 8, &at, 4) && !memcmp(p + 16, &step, 4))
+		    !memcmp(p + 4, &rip, 4) && !memcmp(p + 8, &at, 4) &&
+		    !memcmp(p + 16, &second, 4))
 			return true;
 	}
 	return false;
+}
+
+static bool is_callout(struct world *x, const struct block *b, u32 off)
+{
+	return is_callout_by(x, b, off, CTX(x, bt.step));
+}
+
+static bool is_light_callout(struct world *x, const struct block *b, u32 off)
+{
+	return is_callout_by(x, b, off, CTX(x, bt.jump));
 }
 
 /* --- classes --- */
@@ -274,28 +286,34 @@ Test(translate, if_lives_in_the_cpu)
 
 Test(translate, what_is_not_inline_is_a_callout)
 {
-	static const char *const guest[] = {
-	    "f4",       /* hlt */
-	    "0f01d8",   /* vmrun: no instruction of ours */
-	    "64488b00", /* mov rax, fs:[rax] */
-	    "67488b00", /* mov rax, [eax] */
-	    "0f22d8",   /* mov cr3, rax */
-	    "cf",       /* iret */
-	    "0f05",     /* syscall */
-	    "9d",       /* popf */
-	    "6c",       /* insb */
-	    "67a4",     /* movsb [edi], [esi] */
-	    "64a4",     /* movsb fs:[rsi] */
+	static const struct {
+		const char *code;
+		bool light; /* the block goes on behind it */
+	} guest[] = {
+	    {"f4", false},      /* hlt */
+	    {"cf", false},      /* iret */
+	    {"0f05", false},    /* syscall */
+	    {"0f0b", false},    /* ud2 */
+	    {"64488b00", true}, /* mov rax, fs:[rax] */
+	    {"67488b00", true}, /* mov rax, [eax] */
+	    {"0f22d8", true},   /* mov cr3, rax */
+	    {"0fa2", true},     /* cpuid */
+	    {"6c", true},       /* insb */
+	    {"67a4", true},     /* movsb [edi], [esi] */
+	    {"64a4", true},     /* movsb fs:[rsi] */
 	};
 	struct world *x = open_world();
 
 	for (unsigned i = 0; i < ARRAY_LEN(guest); i++) {
 		char text[64];
+		struct block *b;
 
 		bt_flush(x->bt);
-		snprintf(text, sizeof(text), "90 4801d8 %s", guest[i]);
+		snprintf(text, sizeof(text), "90 4801d8 %s 90f4", guest[i].code);
 		put(x, 0, text);
-		cr_expect(is_callout(x, block_at(x, PC), 4), "%s", guest[i]);
+		b = block_at(x, PC);
+		cr_expect_eq(is_callout(x, b, 4), !guest[i].light, "%s", guest[i].code);
+		cr_expect_eq(is_light_callout(x, b, 4), guest[i].light, "%s", guest[i].code);
 	}
 	close_world(x);
 }
@@ -374,7 +392,7 @@ Test(translate, what_vector_code_leaves_to_the_engine)
 		bt_flush(x->bt);
 		snprintf(text, sizeof(text), "4801d8 %s f4", guest[i]);
 		put(x, 0, text);
-		cr_expect(is_callout(x, block_at(x, PC), 3), "%s", guest[i]);
+		cr_expect(is_light_callout(x, block_at(x, PC), 3), "%s", guest[i]);
 	}
 	close_world(x);
 }
@@ -518,6 +536,12 @@ Test(translate, a_return_looks_its_target_up)
 		want_hex(x, store[i]);
 		want32(x, CTX(x, bt.spill[i]));
 	}
+	want_hex(x, "48c70425"); /* who it was, if it has to be taken back */
+	want32(x, CTX(x, bt.from));
+	want32(x, PC);
+	want_hex(x, "48c70425");
+	want32(x, CTX(x, bt.moved));
+	want32(x, 8);
 	want_hex(x, "58");
 	want_jmp(x, b, x->bt->lookup_at);
 	expect_start(x, b, "ret");
@@ -529,14 +553,78 @@ Test(translate, a_block_ends_with_its_page)
 	struct world *x = open_world();
 	struct block *b;
 
-	put(x, 0xffd, "90 4801d8 f4"); /* the second crosses */
-	b = block_at(x, PC + 0xffd);
-	cr_expect(is_callout(x, b, 1));
 	put(x, 0x1ffd, "4801d8 f4"); /* ends just there */
 	b = block_at(x, PC + 0x1ffd);
 	cr_assert_eq(b->len, 3);
 	cr_assert_not(is_callout(x, b, 3));
 	cr_assert_eq(x->bt->links[x->bt->n_links - 2].target, PC + 0x2000);
+	close_world(x);
+}
+
+Test(translate, a_block_ends_before_its_room_does)
+{
+	static const char *const guest[] = {"9d", "0f01f8", "9c", "54", "fb"};
+	struct world *x = open_world();
+
+	for (unsigned g = 0; g < ARRAY_LEN(guest); g++) {
+		unsigned len = 0;
+
+		bt_flush(x->bt);
+		for (unsigned i = 0; i < 2 * BT_MAX_INSNS; i++)
+			len += put(x, len, guest[g]);
+		put(x, len, "f4");
+		cr_expect_leq(block_at(x, PC)->host_len, BT_BLOCK_ROOM);
+		cr_expect_leq(block_at(x, PC)->len, BT_MAX_INSNS * (len / (2 * BT_MAX_INSNS)));
+	}
+	close_world(x);
+}
+
+Test(translate, an_instruction_across_pages_belongs_to_both)
+{
+	struct world *x = open_world();
+	u64 *pte = (u64 *)(void *)(x->ram.window + ROOT + 0x3008), old = *pte;
+	struct block *b;
+
+	put(x, 0xffd, "90 4801d8 f4"); /* the second crosses */
+	b = block_at(x, PC + 0xffd);
+	cr_assert_eq(b->len, 4);
+	cr_assert_eq(x->bt->links[x->bt->n_links - 2].target, PC + 0x1001);
+	cr_assert_eq(x->ram.code[(CODE >> 12) + 1], 1, "writes to the second page are seen");
+	/* The first byte behind it, its last one, its first one. */
+	ram_note_write(&x->ram, CODE + 0x1001, 1);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 0);
+	ram_note_write(&x->ram, CODE + 0x1000, 1);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 1);
+	cr_assert_eq(block_at(x, PC + 0xffd)->len, 4);
+	ram_note_write(&x->ram, CODE + 0xffe, 1);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 2);
+	/* The second page goes elsewhere, where the instruction ends otherwise; and away. */
+	block_at(x, PC + 0xffd);
+	put(x, 0x3000, "c8");
+	*pte = (CODE + 0x3000) | PTE_P | PTE_W | PTE_G;
+	mmu_invlpg(&x->c->mmu, PC + 0x1000);
+	bt_revalidate(x->c, PC + 0x1000, BT_PAGE);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 3);
+	b = block_at(x, PC + 0xffd);
+	cr_assert(memmem(host(x, b), b->host_len, "\x48\x01\xc8", 3));
+	*pte = 0;
+	mmu_invlpg(&x->c->mmu, PC + 0x1000);
+	bt_revalidate(x->c, PC + 0x1000, BT_PAGE);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 4);
+	cr_expect(is_callout(x, block_at(x, PC + 0xffd), 1));
+	/* The first page goes: nothing is left in the list of the second. */
+	*pte = old;
+	bt_flush(x->bt);
+	block_at(x, PC + 0xffd);
+	block_at(x, PC + 0x1001);
+	pte[-1] = (CODE + 0x3000) | PTE_P | PTE_W | PTE_G;
+	mmu_invlpg(&x->c->mmu, PC);
+	bt_revalidate(x->c, PC, BT_PAGE);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 5);
+	ram_note_write(&x->ram, CODE + 0x1000, 1);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 5);
+	ram_note_write(&x->ram, CODE + 0x1001, 1);
+	cr_assert_eq(x->stats.n[STAT_bt_dropped], 6);
 	close_world(x);
 }
 
@@ -671,12 +759,12 @@ static void expect_checked(struct world *x, const char *guest, const char *lea, 
 	want32(x, rel);
 	want_checked_end(x, end);
 	expect_start(x, b, guest);
-	/* A miss: the instruction's address, and off to the common code. */
+	/* A miss: a light callout by way of the common code. */
 	want_hex(x, "48c70425");
 	want32(x, CTX(x, rip));
 	want32(x, PC);
 	cr_expect(!memcmp(host(x, b) + miss, x->want, x->n_want), "miss of %s", guest);
-	cr_expect_eq(host(x, b)[miss + 12], 0xe9);
+	cr_expect_eq(host(x, b)[miss + 24], 0xe9);
 	cr_expect(b->stop, "the block goes on behind %s", guest);
 	x->n_want = 0;
 }
@@ -726,6 +814,25 @@ Test(translate, checked_sites_recover_registers_and_flags)
 	close_world(x);
 }
 
+/* A miss goes to C code, which saves the vector registers. */
+Test(translate, vector_state_is_asked_for_again_behind_a_checked_site)
+{
+	struct world *x = open_world();
+	struct block *b;
+	unsigned asked = 0;
+	u32 missing = (u32)CTX(x, bt.vec_missing[0]);
+
+	put(x, 0, "660fefc1 488903 660fefc1 660fefc1 f4"); /* pxor; mov [rbx], rax; pxor; pxor */
+	bt_promote(x->bt, PC + 4, STEP_ADDRESS);
+	b = block_at(x, PC);
+	for (u32 i = 0; i + 8 <= b->host_len; i++)
+		asked += !memcmp(host(x, b) + i, "\x0f\xb6\x0c\x25", 4) &&
+			 !memcmp(host(x, b) + i + 4, &missing, 4);
+	cr_expect_eq(asked, 2);
+	cr_expect(b->vector);
+	close_world(x);
+}
+
 Test(translate, what_cannot_be_checked_is_a_callout)
 {
 	static const char *const guest[] = {
@@ -738,6 +845,7 @@ Test(translate, what_cannot_be_checked_is_a_callout)
 	    "67488b03", /* mov rax, [ebx] */
 	};
 	struct world *x = open_world();
+	struct block *b;
 
 	bt_promote(x->bt, PC, STEP_ADDRESS);
 	for (unsigned i = 0; i < ARRAY_LEN(guest); i++) {
@@ -746,7 +854,8 @@ Test(translate, what_cannot_be_checked_is_a_callout)
 		bt_flush(x->bt);
 		snprintf(text, sizeof(text), "%s f4", guest[i]);
 		put(x, 0, text);
-		cr_expect(is_callout(x, block_at(x, PC), 0), "%s", guest[i]);
+		b = block_at(x, PC);
+		cr_expect(is_callout(x, b, 0) || is_light_callout(x, b, 0), "%s", guest[i]);
 	}
 	close_world(x);
 }
