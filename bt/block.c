@@ -375,14 +375,11 @@ struct block *bt_block_at(struct bt *bt, u64 host_pc)
 	return bt->by_host[lo - 1];
 }
 
-void bt_mark_step_site(struct bt *bt, u64 pc)
+void bt_drop_at(struct bt *bt, u64 pc)
 {
-	u32 i = (pc * 0x9e3779b97f4a7c15ull) >> (64 - BT_SITE_BITS);
 	gva_t page = pc & PAGE_MASK;
 	struct code_va *v;
 
-	bt->step_site[i / 8] |= 1u << (i % 8);
-	bt->c->stats->n[STAT_bt_promotions]++;
 	HASH_FIND(hh, bt->pages, &page, sizeof(page), v);
 	if (v)
 		page_drop(bt, v, pc & ~PAGE_MASK, (pc & ~PAGE_MASK) + 1);
@@ -413,7 +410,7 @@ void bt_free(struct cpu *c)
 	free(bt->links);
 	free(bt->front_tag);
 	free(bt->front_host);
-	free(bt->step_site);
+	bt_forget_sites(bt);
 	free(bt);
 	c->translator = NULL;
 }
@@ -471,11 +468,9 @@ int bt_init(struct cpu *c, void *area)
 	bt->links = calloc(MAX_LINKS, sizeof(bt->links[0]));
 	bt->front_tag = calloc(BT_FRONT_SIZE, sizeof(u64));
 	bt->front_host = calloc(BT_FRONT_SIZE, sizeof(u64));
-	bt->step_site = calloc(1, 1u << BT_SITE_BITS >> 3);
 	bt->shadow =
 	    shadow_new(c->mmu.ram, c->stats, &shadow_kernel_half, &shadow_host_ops, c->mmu.ram);
-	if (bt->by_host && bt->by_gpa && bt->links && bt->front_tag && bt->front_host &&
-	    bt->step_site && bt->shadow)
+	if (bt->by_host && bt->by_gpa && bt->links && bt->front_tag && bt->front_host && bt->shadow)
 		err = map_area(bt, area);
 	/* Emitted code reaches all of these by absolute 31-bit addresses. */
 	if (!err && (((u64)c | (u64)c->stats | (u64)bt->front_tag | (u64)bt->front_host) >> 31))

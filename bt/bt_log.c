@@ -56,6 +56,7 @@ static const char *field_at(const struct cpu *c, u64 addr, char buf[32])
 	    FIELD(gpr),
 	    FIELD(bt.spill),
 	    FIELD(bt.flags),
+	    FIELD(bt.site_flags),
 	    FIELD(bt.jump),
 	    FIELD(bt.fs_base),
 	    FIELD(bt.host_fs),
@@ -94,6 +95,8 @@ static const char *place_name(const struct bt *bt, u64 addr, char buf[32])
 		return "lookup";
 	if (off == bt->light_at)
 		return "light callout";
+	if (off == bt->miss_at || off == bt->miss_leave_at)
+		return "checked_miss";
 	if (off >= bt->fixed)
 		return NULL; /* the block itself */
 	if (off >= bt->vec_load_at[0] && off <= bt->vec_load_at[VEC_CLASSES - 1])

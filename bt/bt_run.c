@@ -45,18 +45,24 @@ void bt_attribute(struct cpu *c)
 	c->stepped_why = why_stepped(c);
 }
 
-/* A fault that will come again, at an instruction that will be executed again: step it always. (A
- * string instruction: when it has a user address; there is nothing beyond that to promote it to.)
- */
-static void consider_promotion(struct bt *bt, u64 why)
+/* A fault that will come again, at an instruction that will be executed again. (A string
+ * instruction faults on after it has been promoted; there is nothing beyond that.) */
+static void consider_promotion(struct bt *bt, enum bt_step why)
 {
-	struct cpu *c = bt->c;
+	if (why == STEP_ADDRESS || why == STEP_DEVICE)
+		bt_promote(bt, bt->c->rip, why);
+}
 
-	if (why != 4)
+/* What translated code left to the single-step engine. */
+static void step_one(struct cpu *c, enum bt_step why)
+{
+	if (why == STEP_CALLOUT || why == STEP_CHECKED) {
+		c->stats->n[STAT_bt_callouts]++;
+		op_step_callout(c);
 		return;
-	if (bt_is_step_site(bt, c->rip) && op_fetch(c)->in.class == CLASS_STRING)
-		return;
-	bt_mark_step_site(bt, c->rip);
+	}
+	c->stats->n[STAT_bt_fault_steps]++;
+	op_step(c);
 }
 
 /* What the entry code takes from the context, beside the registers. */
@@ -141,11 +147,7 @@ void bt_run(struct cpu *c)
 		if (step) {
 			link = 0;
 			consider_promotion(bt, step);
-			c->stats->n[step == 1 ? STAT_bt_callouts : STAT_bt_fault_steps]++;
-			if (step == 1)
-				op_step_callout(c);
-			else
-				op_step(c);
+			step_one(c, step);
 		}
 	}
 }

@@ -166,6 +166,7 @@ void bt_emit_common(struct bt *bt)
 	emit_light(&t);
 	emit_lookup(&t);
 	emit_flags_table(&t);
+	tr_emit_checked_miss(&t);
 	tr_emit_vector_load(&t);
 	BUG_ON(t.e.full);
 	bt->used = bt->fixed = ALIGN_UP(t.e.p - bt->rw, 64);

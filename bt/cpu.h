@@ -195,7 +195,8 @@ struct cpu {
 		u64 fs_base;   /* guest GS base, biased */
 		u64 no_swap;   /* 0: SWAPGS leads to a base that can be in FS */
 		u64 host_fs;   /* the monitor's thread pointer */
-		u64 step;      /* why the instruction at rip must be stepped, 0: it need not */
+		u64 step;      /* enum bt_step: why rip must be stepped, 0: it need not */
+		u64 site_flags; /* kept by a checked site: AH as by LAHF, AL 1 for OF */
 		u64 link;      /* direct exit that was taken, 0: none */
 		u64 from;      /* the last RET or indirect transfer */
 		u64 moved;     /* and what it has added to RSP */

@@ -416,7 +416,7 @@ static void judge(struct lockstep *l)
 	struct cpu *c = l->bt->c;
 	struct regs t = regs_of(c);
 	u64 off = t.rip - l->pc;
-	bool stopped = c->bt.step, at_callout = c->bt.step == 1 && off == l->stop;
+	bool stopped = c->bt.step, at_callout = c->bt.step == STEP_CALLOUT && off == l->stop;
 
 	if (!stopped && !memcmp(&t, &l->start, sizeof(t)) &&
 	    atomic_load_explicit(&c->attention, memory_order_relaxed))

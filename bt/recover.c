@@ -38,9 +38,27 @@ static bool recover(struct bt *bt, struct block *b, const struct host_frame *f, 
 	if (r->spills & RECOVER_RDI_BIAS)
 		c->gpr[GPR_RDI] -= SHADOW_BIAS;
 	c->aflags = f->rflags;
+	if (r->spills & RECOVER_FLAGS)
+		c->aflags = (c->bt.site_flags >> 8 & 0xff) | (c->bt.site_flags & 1) << 11;
 	c->rip = b->pc + r->guest;
 	*behind_sti = r->spills & RECOVER_STI;
 	return true;
+}
+
+/* how: what the shadow said of a page fault; of others it was not asked. A user address, biased, is
+ * not canonical or belongs to nothing. */
+static enum bt_step reason(const struct host_frame *f, enum shadow_fill how)
+{
+	if (f->trapno == EXC_GP || f->trapno == EXC_SS)
+		return STEP_ADDRESS;
+	if (f->trapno != EXC_PF)
+		return STEP_FAULT;
+	switch (how) {
+	case SHADOW_CODE: return STEP_CODE;
+	case SHADOW_IO: return STEP_DEVICE;
+	case SHADOW_OUTSIDE: return STEP_ADDRESS;
+	default: return STEP_FAULT;
+	}
 }
 
 static enum recover_action leave(struct bt *bt, struct host_frame *f)
@@ -55,7 +73,7 @@ enum recover_action bt_on_fault(struct cpu *c, struct host_frame *f)
 	struct block *b;
 	bool behind_sti;
 	gva_t va = f->cr2 - SHADOW_BIAS;
-	enum shadow_fill how = SHADOW_IO;
+	enum shadow_fill how = SHADOW_OUTSIDE;
 
 	if (!bt || f->rip - (u64)bt->rx >= BT_AREA_SIZE)
 		return RECOVER_NOT_OURS;
@@ -69,7 +87,7 @@ enum recover_action bt_on_fault(struct cpu *c, struct host_frame *f)
 	b = bt_block_at(bt, f->rip);
 	if (!b || !recover(bt, b, f, &behind_sti))
 		return RECOVER_NOT_OURS;
-	c->bt.step = how == SHADOW_CODE ? 2 : how == SHADOW_FAULT || how == SHADOW_FAILED ? 3 : 4;
+	c->bt.step = reason(f, how);
 	return leave(bt, f);
 }
 

@@ -39,26 +39,42 @@ void tr_copy_plain(struct tr *t, const struct insn *in, u8 prefix)
 	emit_bytes(&t->e, in->bytes + i, in->len - i);
 }
 
-void tr_copy_rip_relative(struct tr *t, const struct insn *in, u8 prefix, u64 addr)
+/* What comes before ModRM, for another memory operand that needs neither X nor B. */
+static void copy_opcode(struct emit *e, const struct insn *in)
 {
 	unsigned i;
 
-	if (prefix)
-		emit_u8(&t->e, prefix);
 	for (i = 0; i < in->off_modrm; i++) {
 		u8 b = in->bytes[i];
 
 		if (i < in->off_opcode && (is_segment_prefix(b) || void_rex(in, i)))
 			continue;
-		/* X means nothing without a SIB byte, and would now make R12 the index. */
 		if (in->enc == INSN_LEGACY && i < in->off_opcode && is_rex(b))
-			b &= ~2;
+			b &= ~3;
 		if (i == in->off_opcode + 1u &&
 		    (in->enc == INSN_EVEX ||
 		     (in->enc == INSN_VEX && in->bytes[in->off_opcode] == 0xc4)))
-			b |= 0x40;
-		emit_u8(&t->e, b);
+			b |= 0x60;
+		emit_u8(e, b);
 	}
+}
+
+unsigned tr_with_base(const struct insn *in, unsigned base, u8 out[INSN_MAX_LEN])
+{
+	struct emit e = {.p = out, .end = out + INSN_MAX_LEN};
+
+	copy_opcode(&e, in);
+	emit_u8(&e, (in->modrm & 0x38) | base);
+	emit_bytes(&e, in->bytes + in->off_imm, in->imm_size);
+	return e.p - out;
+}
+
+void tr_copy_rip_relative(struct tr *t, const struct insn *in, u8 prefix, u64 addr)
+{
+	if (prefix)
+		emit_u8(&t->e, prefix);
+	/* X means nothing without a SIB byte, and would now make R12 the index. */
+	copy_opcode(&t->e, in);
 	emit_u8(&t->e, (in->modrm & 0x38) | 4);
 	emit_u8(&t->e, 0x25);
 	emit_u32(&t->e, addr);

@@ -17,6 +17,7 @@ struct tr {
 	u64 pc;         /* of the block */
 	u64 at;         /* of the instruction being translated */
 	u64 behind_sti; /* address of the instruction after the last STI, 0: none */
+	bool vector;    /* has instructions on vector state */
 	u8 vec_checked; /* classes of vector instructions that may be executed from here on */
 	u32 stop;       /* guest offset of the callout at the end, ~0: none */
 	struct recovery rec[12 * BT_MAX_INSNS + 16];
@@ -26,6 +27,12 @@ struct tr {
 		u64 target;
 	} exit[BT_MAX_EXITS];
 	unsigned n_exits;
+	struct {
+		u8 *rel32; /* of the jump that is taken when the software TLB does not know */
+		u64 at;
+		u8 *resume; /* behind the instruction */
+	} miss[BT_MAX_INSNS];
+	unsigned n_misses;
 };
 
 /* From here on: the state before the instruction at guest address pc, with these spills. */
@@ -48,6 +55,8 @@ bool tr_relocatable(const struct tr *t, const struct insn *in);
 void tr_copy_plain(struct tr *t, const struct insn *in, u8 prefix);
 void tr_copy_rip_relative(struct tr *t, const struct insn *in, u8 prefix, u64 addr);
 void tr_copy_memory(struct tr *t, const struct insn *in);
+/* The instruction with [base] as its memory operand, base below RSP; returns its length. */
+unsigned tr_with_base(const struct insn *in, unsigned base, u8 out[INSN_MAX_LEN]);
 /* Does it use RSP other than as the base of its memory operand? */
 bool tr_rsp_is_data(const struct insn *in);
 
@@ -57,6 +66,8 @@ bool tr_stack(struct tr *t, const struct insn *in, exec_fn *f);
 bool tr_sensitive(struct tr *t, const struct insn *in);
 bool tr_string(struct tr *t, const struct insn *in);
 bool tr_vector(struct tr *t, const struct insn *in, exec_fn *f);
+/* A promoted site. */
+bool tr_checked(struct tr *t, const struct insn *in, exec_fn *f);
 /* Ends the block. */
 bool tr_control(struct tr *t, const struct insn *in, exec_fn *f);
 
@@ -64,6 +75,10 @@ bool tr_control(struct tr *t, const struct insn *in, exec_fn *f);
  * with RCX and the flags free, what saves it if it has been. */
 void tr_emit_vector_load(struct tr *t);
 void tr_emit_vector_save(struct tr *t);
+
+/* tr_checked.c: where the block's misses go; the common code behind it. */
+void tr_emit_misses(struct tr *t);
+void tr_emit_checked_miss(struct tr *t);
 
 static inline bool fits_s32(u64 v)
 {

@@ -68,7 +68,7 @@ bool tr_string(struct tr *t, const struct insn *in)
 
 	if (op < 0xa4 || in->addrsize != 8 || in->seg == SEG_FS) /* INS, OUTS; 32-bit addresses */
 		return false;
-	if (bt_is_step_site(t->bt, t->at))
+	if (bt_is_promoted(t->bt, t->at))
 		look_at_addresses(t, op != 0xac, uses_rsi(op) && !gs);
 	emit_store_abs(&t->e, GPR_RDX, CTX(t->bt, bt.spill[2]));
 	tr_record(t, t->at, SPILL_RDX);

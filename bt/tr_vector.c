@@ -73,7 +73,7 @@ static void emit_load(struct tr *t, enum vec_class class, u8 **to_load)
 	emit_bytes(e, "\xe3\x00", 2); /* jrcxz, patched */
 	*to_load = e->p;
 	emit_load_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
-	emit_store_imm_abs(e, CTX(bt, bt.step), 1);
+	emit_store_imm_abs(e, CTX(bt, bt.step), STEP_CALLOUT);
 	tr_jmp_to(t, bt->exit_at);
 }
 
@@ -135,6 +135,7 @@ static void ensure_loaded(struct tr *t, enum vec_class class)
 	if (t->vec_checked >> class & 1)
 		return;
 	t->vec_checked |= 1u << class;
+	t->vector = true;
 	emit_store_abs(&t->e, GPR_RCX, CTX(bt, bt.spill[1]));
 	tr_record(t, t->at, SPILL_RCX);
 	emit_load_abs_zx(&t->e, GPR_RCX, CTX(bt, bt.vec_missing[class]), false);

@@ -11,6 +11,7 @@
  *	strings			RDI and RSI biased around them (tr_string.c)
  *	direct branches		chained
  *	returns, indirect ones	the common lookup code, flags untouched
+ *	promoted (site.c)	the operand is looked up in the software TLB
  *	everything else		a callout: the block ends and the single-step engine executes it
  *
  * Every host byte belongs to a recovery record (struct recovery) that says which guest instruction
@@ -65,7 +66,7 @@ void tr_callout(struct tr *t)
 	tr_record(t, t->at, 0);
 	t->stop = t->at - t->pc;
 	emit_store_imm_abs(&t->e, CTX(t->bt, rip), t->at);
-	emit_store_imm_abs(&t->e, CTX(t->bt, bt.step), 1);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.step), STEP_CALLOUT);
 	tr_jmp_to(t, t->bt->exit_at);
 }
 
@@ -114,10 +115,12 @@ static bool tr_ordinary(struct tr *t, const struct insn *in)
 	bool wants_thunk;
 	exec_fn *f = op_bind(in, &wants_thunk);
 
-	if (in->state)
-		return tr_vector(t, in, f);
 	if (f == exec_string)
 		return tr_string(t, in);
+	if (bt_is_promoted(t->bt, t->at))
+		return tr_checked(t, in, f);
+	if (in->state)
+		return tr_vector(t, in, f);
 	if (f == exec_system || f == exec_mov_from_sreg)
 		return tr_sensitive(t, in);
 	if (f == exec_nop)
@@ -195,7 +198,7 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 
 	for (;;) {
 		int len;
-		bool wants_thunk, last, step_site, sti_last;
+		bool wants_thunk, last, sti_last;
 		exec_fn *f;
 
 		t->at = t->pc + done;
@@ -206,8 +209,7 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 			return done + 1;
 		}
 		f = op_bind(&in, &wants_thunk);
-		step_site = bt_is_step_site(bt, t->at) && f != exec_string;
-		if (ends_block(f) && !step_site) {
+		if (ends_block(f) && !bt_is_promoted(bt, t->at)) {
 			if (!tr_control(t, &in, f))
 				tr_callout(t);
 			return done + len;
@@ -216,7 +218,7 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 		       done + len >= code->in_page;
 		/* An interrupt may come between blocks, but not behind STI. */
 		sti_last = last && in.map == INSN_MAP_1B && in.opcode == 0xfb;
-		if ((step_site || sti_last || !tr_ordinary(t, &in)) &&
+		if ((sti_last || !tr_ordinary(t, &in)) &&
 		    !tr_stepped(t, &in, f, ends_block(f) || sti_last))
 			return done + len;
 		done += len;
@@ -244,8 +246,9 @@ struct block *bt_translate(struct bt *bt, struct code_bytes *code)
 	b->host = bt->used;
 	b->len = tr_block(&t, code);
 	b->stop = MIN(t.stop, b->len);
-	b->vector = t.vec_checked;
+	b->vector = t.vector;
 	emit_stubs(&t);
+	tr_emit_misses(&t);
 	b->tail = t.e.p - bt->rw;
 	tr_record(&t, t.pc, 0);
 	/* Once dropped, the block's entry is a jump to here, and itself an exit that can be linked.

@@ -18,7 +18,7 @@
 #define BT_MAX_EXITS  4u
 #define BT_FRONT_BITS 16
 #define BT_FRONT_SIZE (1u << BT_FRONT_BITS)
-#define BT_BLOCK_ROOM 8192u /* host bytes a block can take at most */
+#define BT_BLOCK_ROOM 16384u /* host bytes a block can take at most */
 
 /* Which spilled registers hold the guest's value (cpu->bt.spill) at a host offset. RECOVER_STI: the
  * instruction about to be executed follows STI, so no interrupt comes before it. */
@@ -28,6 +28,7 @@ enum {
 	SPILL_RDX = 4,
 	RECOVER_RSI_BIAS = 8, /* RSI, RDI hold the guest's value + SHADOW_BIAS */
 	RECOVER_RDI_BIAS = 16,
+	RECOVER_FLAGS = 32, /* the arithmetic flags are in cpu->bt.site_flags */
 	RECOVER_STI = 64,
 	RECOVER_NEVER = 128
 };
@@ -87,6 +88,8 @@ struct bt {
 			    */
 	u32 drops;         /* counts blocks dropped */
 	u32 vec_load_at[VEC_CLASSES];
+	u32 miss_at; /* of checked sites; miss_leave_at: those that do not come back */
+	u32 miss_leave_at;
 	struct block *blocks;
 	struct block **by_host; /* in order of host offset */
 	u32 n_blocks;
@@ -97,7 +100,7 @@ struct bt {
 	struct link *links;
 	u32 n_links;
 	u64 *front_tag, *front_host; /* below 2 GiB; tag: minus the guest PC */
-	u8 *step_site; /* bitmap by hash of PC: instructions that are always stepped */
+	struct site *sites;          /* promoted ones, by pc */
 	bool no_chain, one_insn, check_recovery;
 	u32 limit;       /* bytes of the area that are used */
 	u64 flush_every; /* blocks; 0: flush when full */
@@ -111,7 +114,23 @@ struct code_bytes {
 	gpa_t next_gpa;          /* of the second page, if some are from there */
 };
 
-#define BT_SITE_BITS 20
+/* Why translated code wants the instruction at cpu->rip stepped (cpu->bt.step); 0: it does not. */
+enum bt_step {
+	STEP_CALLOUT = 1,
+	STEP_CODE,    /* it writes to a page with code */
+	STEP_FAULT,   /* the guest's fault, most likely */
+	STEP_ADDRESS, /* its address is none of the upper half */
+	STEP_DEVICE,  /* it accesses a device */
+	STEP_CHECKED, /* the software TLB does not know its address */
+};
+
+/* site.c: is the instruction at pc one whose memory operand has not been in the kernel's half, or
+ * on a device? It then looks its operand up in the software TLB, if it can. Forgotten after many
+ * others. */
+bool bt_is_promoted(const struct bt *bt, u64 pc);
+/* Drops the blocks that hold it. */
+void bt_promote(struct bt *bt, u64 pc, enum bt_step why);
+void bt_forget_sites(struct bt *bt);
 
 /* Host address of the block at c->rip, translating it if need be; 0 if it must be stepped. */
 u64 bt_find(struct bt *bt);
@@ -128,6 +147,8 @@ void bt_flush(struct bt *bt);
 struct block *bt_block_at(struct bt *bt, u64 host_pc);
 /* Drop what was made from [gpa, gpa+len) (within a page). */
 void bt_code_written(struct bt *bt, gpa_t gpa, u64 len);
+/* Drop the blocks of pc's page that hold the instruction at pc. */
+void bt_drop_at(struct bt *bt, u64 pc);
 
 /* Take some bytes of the next page in. False: there are none that can be watched. */
 bool bt_code_next_page(struct bt *bt, struct code_bytes *code);
@@ -138,13 +159,5 @@ struct block *bt_translate(struct bt *bt, struct code_bytes *code);
 void bt_check_recovery(struct bt *bt, const struct block *b, const u8 *code);
 /* The common entry, exit and lookup code. */
 void bt_emit_common(struct bt *bt);
-
-static inline bool bt_is_step_site(const struct bt *bt, u64 pc)
-{
-	u32 i = (pc * 0x9e3779b97f4a7c15ull) >> (64 - BT_SITE_BITS);
-
-	return bt->step_site[i / 8] >> (i % 8) & 1;
-}
-void bt_mark_step_site(struct bt *bt, u64 pc);
 
 #endif

@@ -5,8 +5,9 @@
  * The TLB is direct mapped, one half for supervisor accesses and one for user accesses. An entry
  * covers 4 KiB of linear space and has one tag per kind of access: a tag that does not match sends
  * the access to mmu_translate, which walks, sets A and D, and fills. Write tags exist only for RAM
- * pages whose D bit is set and whose code mark (ram.h) is clear; no tag exists for MMIO. Thus a
- * fast hit needs no further check. Intel SDM vol. 3, chapter 4.
+ * pages whose D bit is set and whose code mark (ram.h) is clear; no tag exists for MMIO, whose
+ * pages mmu_translate remembers in a table of its own. Thus a fast hit needs no further check.
+ * Intel SDM vol. 3, chapter 4.
  */
 #ifndef RINGSHIFT_MMU_H
 #define RINGSHIFT_MMU_H
@@ -133,6 +134,13 @@ struct mmu_follower {
 	void *opaque;
 };
 
+/* Where a page of a device lies: no tag of the TLB leads there, but mmu_translate need not walk. */
+#define TLB_IO_SIZE 8u
+struct tlb_io {
+	gva_t tag[2]; /* page address for MMU_READ, MMU_WRITE, or TLB_INVALID */
+	gpa_t frame;
+};
+
 struct mmu {
 	struct tlb_entry tlb[2][TLB_SIZE]; /* [user] */
 	struct ram *ram;
@@ -149,6 +157,8 @@ struct mmu {
 	gva_t large_start, large_last; /* linear range of all large pages cached, both inclusive */
 	u16 filled[2 * TLB_SIZE];      /* slots that may hold a tag: user << TLB_BITS | index */
 	unsigned n_filled;
+	struct tlb_io io[2][TLB_IO_SIZE]; /* [user]; any flush of any address empties it */
+	bool io_used;
 };
 
 void mmu_init(struct mmu *m, struct ram *ram, struct stats *stats, unsigned maxphyaddr);

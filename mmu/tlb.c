@@ -44,6 +44,13 @@ static void drop_tags(struct tlb_entry *e)
 	e->tag[MMU_READ] = e->tag[MMU_WRITE] = e->tag[MMU_EXEC] = TLB_INVALID;
 }
 
+static void drop_io(struct mmu *m)
+{
+	if (m->io_used)
+		memset(m->io, 0xff, sizeof(m->io)); /* TLB_INVALID */
+	m->io_used = false;
+}
+
 static void forget_large(struct mmu *m)
 {
 	m->large_start = ~0ull;
@@ -64,6 +71,8 @@ void mmu_init(struct mmu *m, struct ram *ram, struct stats *stats, unsigned maxp
 	for (half = 0; half < 2; half++)
 		for (i = 0; i < TLB_SIZE; i++)
 			drop_tags(&m->tlb[half][i]);
+	m->io_used = true;
+	drop_io(m);
 	forget_large(m);
 	m->ram = ram;
 	m->stats = stats;
@@ -82,6 +91,7 @@ static void flush_tlb(struct mmu *m)
 		e->flags = 0;
 	}
 	m->n_filled = 0;
+	drop_io(m);
 	forget_large(m);
 }
 
@@ -99,6 +109,7 @@ void mmu_flush_non_global(struct mmu *m)
 	unsigned i, kept = 0;
 
 	m->stats->n[STAT_tlb_flushes]++;
+	drop_io(m);
 	forget_large(m);
 	for (i = 0; i < m->n_filled; i++) {
 		struct tlb_entry *e = filled_slot(m, i);
@@ -149,6 +160,7 @@ static void drop_large(struct mmu *m, gva_t va)
 void mmu_invlpg(struct mmu *m, gva_t va)
 {
 	m->stats->n[STAT_invlpgs]++;
+	drop_io(m);
 	drop_page(m, va);
 	if (va >= m->large_start && va <= m->large_last)
 		drop_large(m, va);
@@ -242,24 +254,53 @@ static void fill(struct mmu *m, gva_t va, enum mmu_access access, bool user, con
 		note_large(m, page, w->shift);
 }
 
+/* --- devices --- */
+
+static struct tlb_io *io_slot(struct mmu *m, gva_t va, bool user)
+{
+	return &m->io[user][(va >> 12) % TLB_IO_SIZE];
+}
+
+static void fill_io(struct mmu *m, gva_t va, enum mmu_access access, bool user,
+		    const struct walk *w)
+{
+	struct tlb_io *e = io_slot(m, va, user);
+	gva_t page = va & PAGE_MASK;
+
+	if (access == MMU_EXEC || (!(m->pg.efer & EFER_LMA) && va >> 32))
+		return;
+	m->io_used = true;
+	e->frame = w->gpa & PAGE_MASK;
+	e->tag[MMU_READ] = page;
+	e->tag[MMU_WRITE] = access == MMU_WRITE || w->writable ? page : TLB_INVALID;
+}
+
 enum mmu_kind mmu_translate(struct mmu *m, gva_t va, enum mmu_access access, bool user,
 			    struct mmu_target *out)
 {
+	const struct tlb_io *io = io_slot(m, va, user);
 	struct walk w;
 
 	*out = (struct mmu_target){0};
+	if (access != MMU_EXEC && io->tag[access] == (va & PAGE_MASK)) {
+		out->gpa = io->frame | (va & ~PAGE_MASK);
+		return MMU_IO;
+	}
 	m->stats->n[STAT_tlb_misses]++;
 	if (mmu_walk(m->ram, &m->pg, va, access, user, &w)) {
 		/* A page fault invalidates what is cached for its address (4.10.4.1). */
 		drop_page(m, va);
+		drop_io(m);
 		if (m->shadow)
 			shadow_invlpg(m->shadow, &m->pg, va);
 		out->error = w.error;
 		return MMU_FAULT;
 	}
 	out->gpa = w.gpa;
-	if (!ram_contains(m->ram, w.gpa))
+	if (!ram_contains(m->ram, w.gpa)) {
+		fill_io(m, va, access, user, &w);
 		return MMU_IO;
+	}
 	out->host = m->ram->window + w.gpa;
 	fill(m, va, access, user, &w);
 	return MMU_RAM;

@@ -314,6 +314,12 @@ ROW(mmio_read)
 	LOOP(n, "mov 0x30(%[lapic]), %%eax", [lapic] "r"(LAPIC));
 }
 
+/* What get_user and put_user do: a read and a write of the user half. */
+ROW(user_access)
+{
+	LOOP(n, "mov (%[at]), %%rax\n\tmov %%rax, 8(%[at])", [at] "r"((u64)USER_STACK));
+}
+
 ROW(int_iret)
 {
 	LOOP(n, "int $0x80", "i"(0));
@@ -407,6 +413,7 @@ static const struct row {
     {"port_in", row_port_in, UNROLL, NULL},
     {"port_out", row_port_out, UNROLL, NULL},
     {"mmio_read", row_mmio_read, UNROLL, NULL},
+    {"user_access", row_user_access, UNROLL, NULL},
     {"int_iret", row_int_iret, UNROLL, NULL},
     {"divide_fault", row_divide_fault, UNROLL, NULL},
     {"user_loop", row_user_loop, 1, NULL},

@@ -7,9 +7,11 @@
  * uses (registers, RSP, RIP, GS, absolute), pushes and pops, arithmetic on RSP, frames, forward
  * branches, calls direct and indirect, returns, flag stores and loads, IRET to the same ring,
  * SWAPGS, strings, vector and x87 instructions, and writes to the sequence's own code, through the
- * address it runs at or an alias. It may be a loop. Data addresses come near a read-only and an
- * absent page, so some sequences end in a fault; the handlers halt. A timer kicks the translator
- * meanwhile, which must not show.
+ * address it runs at or an alias. It may be a loop. Data lies in the kernel's half or a user's; its
+ * addresses come near a read-only and an absent page, so some sequences end in a fault; the
+ * handlers halt. Page tables count as memory but for A bits, which are set also by accesses that
+ * come to nothing; now and then A and D bits are cleared. A timer kicks the translator meanwhile,
+ * which must not show.
  *
  * Linked like ringshift itself: the guest's kernel half takes the process's address space.
  *
@@ -23,6 +25,7 @@
 #include <unistd.h>
 
 #include "bt_run.h"
+#include "bt_user.h"
 #include "bt_vector.h"
 #include "lowland.h"
 #include "op.h"
@@ -36,11 +39,28 @@
 #define MAX_ITEMS 24
 
 /* Pages of the area. */
-enum { CODE, CODE2, DATA, DATA2, READONLY, PERCPU, STACK, STACK2, SYSTEM, HANDLERS, KSTACK, PAGES };
+enum {
+	CODE,
+	CODE2,
+	DATA,
+	DATA2,
+	READONLY,
+	USER,
+	USER2,
+	USER_READONLY,
+	PERCPU,
+	STACK,
+	STACK2,
+	SYSTEM,
+	HANDLERS,
+	KSTACK,
+	PAGES
+};
 
 #define CODE_AT   0xffffffff81000000ull
 #define ALIAS_AT  0xffff888000200000ull /* of the code */
 #define DATA_AT   0xffffffff82000000ull /* two pages, a read-only one, an absent one */
+#define USER_AT   0x00007f1200345000ull /* the same in the user half */
 #define PERCPU_AT 0xffff888000300000ull
 #define STACK_AT  0xffffc90000010000ull /* two pages, absent ones around them */
 #define SYSTEM_AT 0xffffffff83000000ull /* GDT, TSS, IDT; handlers; their stack */
@@ -120,6 +140,9 @@ static void build_guest(struct machine *m)
 		map_page(m, DATA_AT + v * PAGE_SIZE, DATA + v, rw);
 		map_page(m, STACK_AT + v * PAGE_SIZE, STACK + v, rw);
 	}
+	for (v = 0; v < 2; v++) /* not in a row: what crosses has two places */
+		map_page(m, USER_AT + v * PAGE_SIZE, USER2 - v, PTE_P | PTE_W | PTE_U);
+	map_page(m, USER_AT + 2 * PAGE_SIZE, USER_READONLY, PTE_P | PTE_U);
 	map_page(m, DATA_AT + 2 * PAGE_SIZE, READONLY, PTE_P);
 	map_page(m, PERCPU_AT, PERCPU, rw);
 	for (v = 0; v < 3; v++)
@@ -552,6 +575,13 @@ static void string_item(struct soak *s)
 	byte(s, op[(r & 15) % sizeof(op)]);
 }
 
+static void user_item(struct soak *s)
+{
+	u8 code[16];
+
+	bytes(s, code, user_insn(&s->rng, USER_AT, code));
+}
+
 static void system_item(struct soak *s)
 {
 	switch (rnd(s) % 13) {
@@ -573,7 +603,7 @@ static void system_item(struct soak *s)
 
 static void item(struct soak *s, u64 start)
 {
-	u64 k = rnd(s) % 42;
+	u64 k = rnd(s) % 44;
 
 	if (k < 18)
 		while (!random_insn(s))
@@ -596,6 +626,8 @@ static void item(struct soak *s, u64 start)
 		rsp_item(s);
 	else if (k < 37)
 		iret_item(s);
+	else if (k < 39)
+		user_item(s);
 	else
 		vector_item(s, start);
 }
@@ -641,6 +673,14 @@ static void set_state(struct machine *m, const u64 gpr[16], u64 other_gs, u64 rf
 	cpu_update_mode(c);
 }
 
+static gpa_t tables_end(struct machine *m)
+{
+	u64 end;
+
+	memcpy(&end, m->ram.window + PT_GPA - 8, 8);
+	return end;
+}
+
 static void random_state(struct soak *s, u64 start, bool same_code)
 {
 	static const u64 gs[] = {PERCPU_AT + 0x40, 0, 0x3ffff000, 0x7f0000000000};
@@ -654,6 +694,11 @@ static void random_state(struct soak *s, u64 start, bool same_code)
 	}
 	gpr[GPR_RBX] = DATA_AT + 0x100 + (rnd(s) & 0x1fff) % 0x1700;
 	gpr[GPR_R13] = DATA_AT + (rnd(s) & 7 ? 0x900 + rnd(s) % 0x400 : 0x1f00 + rnd(s) % 0x1100);
+	if (rnd(s) % 3 == 0) /* the same instructions then meet both halves */
+		gpr[GPR_RBX] = rnd(s) & 1 ? USER_AT + PAGE_SIZE - (rnd(s) & 0x7f)
+					  : gpr[GPR_RBX] + USER_AT - DATA_AT;
+	if (rnd(s) % 3 == 0)
+		gpr[GPR_R13] += USER_AT - DATA_AT;
 	gpr[GPR_R9] = rnd(s) % 64;
 	gpr[GPR_RSP] = STACK_AT + (rnd(s) % 16 ? 0x1000 : 0x100) + (rnd(s) & 0x3f8);
 	gpr[GPR_R15] = 1 + rnd(s) % (rnd(s) % 8 ? 4 : 40);
@@ -670,13 +715,17 @@ static void random_state(struct soak *s, u64 start, bool same_code)
 		gpa_t at = AREA_GPA + (start - CODE_AT);
 
 		/* What was promoted in other code at these addresses shall be translated again. */
-		memset(s->bt.c->translator->step_site, 0, 1u << BT_SITE_BITS >> 3);
+		bt_forget_sites(s->bt.c->translator);
 		BUG_ON(ram_write(&s->bt.ram, at, s->code, s->len));
 		BUG_ON(ram_write(&s->step.ram, at, s->code, s->len));
 	}
 	if (rnd(s) % 8 == 0) {
 		reset_guest(&s->bt);
 		reset_guest(&s->step);
+	}
+	if (rnd(s) % 8 == 0) {
+		tables_clean(s->bt.c, PT_GPA, tables_end(&s->bt));
+		tables_clean(s->step.c, PT_GPA, tables_end(&s->step));
 	}
 	vector_state(&s->rng, s->bt.c);
 	s->step.c->vec = s->bt.c->vec;
@@ -725,6 +774,7 @@ static unsigned compare(struct soak *s)
 	if (a->cr2 != b->cr2)
 		bad += differ("cr2 ", 0, a->cr2, b->cr2);
 	bad += vector_compare(a, b);
+	bad += tables_compare(a, b, PT_GPA, tables_end(&s->step));
 	for (i = 0; i < PAGES; i++)
 		for (k = 0; memcmp(page(&s->bt, i), page(&s->step, i), PAGE_SIZE) && k < PAGE_SIZE;
 		     k += 8)
@@ -784,6 +834,8 @@ static void one_test(struct soak *s, struct tally *t)
 		       again, a, b);
 		print_code(s, start);
 		memcpy(page(&s->bt, 0), page(&s->step, 0), PAGES * PAGE_SIZE);
+		tables_clean(s->bt.c, PT_GPA, tables_end(&s->bt));
+		tables_clean(s->step.c, PT_GPA, tables_end(&s->step));
 		op_flush_all(s->bt.c);
 		break;
 	}
@@ -866,9 +918,11 @@ int main(int argc, char **argv)
 	       (unsigned long long)s.bt.stats.n[STAT_bt_callouts],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_kicks],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_dropped]);
-	printf("%llu promotions, %llu times vector state was loaded\n",
-	       (unsigned long long)s.bt.stats.n[STAT_bt_promotions],
-	       (unsigned long long)s.bt.stats.n[STAT_bt_vector_loads]);
+	printf(
+	    "%llu promotions, %llu misses of checked sites, %llu times vector state was loaded\n",
+	    (unsigned long long)s.bt.stats.n[STAT_bt_promotions],
+	    (unsigned long long)s.bt.stats.n[STAT_bt_checked_misses],
+	    (unsigned long long)s.bt.stats.n[STAT_bt_vector_loads]);
 	printf("%llu passed, %llu failed\n", (unsigned long long)(t.tests - t.bad),
 	       (unsigned long long)t.bad);
 	return t.bad != 0 || !s.bt.stats.n[STAT_bt_blocks];

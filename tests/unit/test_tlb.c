@@ -268,7 +268,7 @@ Test(tlb, fault_drops_the_page)
 	close_world(x);
 }
 
-Test(tlb, mmio_is_never_cached)
+Test(tlb, mmio_gets_no_tag)
 {
 	static const gpa_t io[] = {0xa0000,    0xbf000, 8 * MIB,
 				   0xfee00000, 4 * GIB, BIT(40) - 0x1000};
@@ -278,6 +278,7 @@ Test(tlb, mmio_is_never_cached)
 
 	for (i = 0; i < ARRAY_LEN(io); i++) {
 		map(x, VA, io[i] | RW);
+		mmu_invlpg(&x->mmu, VA);
 		for (access = MMU_READ; access <= MMU_EXEC; access++) {
 			cr_assert_eq(mmu_translate(&x->mmu, VA + 0x30, access, true, &t), MMU_IO);
 			cr_assert_eq(t.gpa, io[i] + 0x30);
@@ -288,9 +289,66 @@ Test(tlb, mmio_is_never_cached)
 	}
 	/* just inside RAM on both sides of the hole */
 	map(x, VA, 0x9f000 | RW);
+	mmu_invlpg(&x->mmu, VA);
 	touch(x, VA + 0xfff, MMU_WRITE, true, 0x9ffff);
 	map(x, VA, 0xc0000 | RW);
 	touch(x, VA, MMU_WRITE, true, 0xc0000);
+	close_world(x);
+}
+
+/* The gpa of a device's page, and whether it took a walk. */
+static bool io_walks(struct world *x, gva_t va, enum mmu_access access, bool user, gpa_t want)
+{
+	u64 before = x->stats.n[STAT_tlb_misses];
+	struct mmu_target t;
+
+	cr_assert_eq(mmu_translate(&x->mmu, va, access, user, &t), MMU_IO);
+	cr_assert_eq(t.gpa, want);
+	return x->stats.n[STAT_tlb_misses] != before;
+}
+
+Test(tlb, places_of_devices_are_remembered)
+{
+	struct world *x = open_long(CR4_PGE);
+	const gva_t other = VA + TLB_IO_SIZE * PAGE_SIZE; /* the same slot */
+	struct paging pg;
+
+	map(x, VA, 0xfee00000 | RW);
+	map(x, other, 0xfec00000 | RW | PTE_G);
+	cr_assert(io_walks(x, VA + 8, MMU_READ, false, 0xfee00008));
+	cr_assert_not(io_walks(x, VA + 0x30, MMU_READ, false, 0xfee00030));
+	cr_assert(io_walks(x, VA, MMU_READ, true, 0xfee00000), "rights are another matter");
+	/* A write sets D first. */
+	cr_assert(io_walks(x, VA, MMU_WRITE, false, 0xfee00000));
+	cr_assert_eq(*pte(x, VA, 1) & PTE_D, PTE_D);
+	cr_assert_not(io_walks(x, VA, MMU_WRITE, false, 0xfee00000));
+	cr_assert_not(io_walks(x, VA, MMU_READ, false, 0xfee00000));
+	/* Not for fetches. */
+	cr_assert(io_walks(x, VA, MMU_EXEC, false, 0xfee00000));
+	cr_assert(io_walks(x, other, MMU_READ, false, 0xfec00000));
+	cr_assert(io_walks(x, VA, MMU_READ, false, 0xfee00000));
+	/* A read with D set lets writes pass. */
+	cr_assert_not(io_walks(x, VA, MMU_WRITE, false, 0xfee00000));
+
+	/* Kept until invalidated, by whatever. */
+	map(x, VA, 0xfee01000 | RW);
+	cr_assert_not(io_walks(x, VA, MMU_READ, false, 0xfee00000));
+	mmu_invlpg(&x->mmu, VA + 5);
+	cr_assert(io_walks(x, VA, MMU_READ, false, 0xfee01000));
+	mmu_flush_non_global(&x->mmu);
+	cr_assert(io_walks(x, VA, MMU_READ, false, 0xfee01000));
+	mmu_flush_all(&x->mmu);
+	cr_assert(io_walks(x, VA, MMU_READ, false, 0xfee01000));
+	pg = long_mode(0);
+	mmu_set_paging(&x->mmu, &pg);
+	cr_assert(io_walks(x, VA, MMU_READ, false, 0xfee01000));
+	map(x, VA, 0xfee01000 | (RW & ~PTE_W));
+	touch_fault(x, VA, MMU_WRITE, false, PF_P | PF_W);
+	cr_assert(io_walks(x, VA, MMU_READ, false, 0xfee01000), "a fault invalidates");
+	/* It may become RAM. */
+	map(x, VA, 0x300000 | RW);
+	mmu_invlpg(&x->mmu, VA);
+	touch(x, VA + 1, MMU_READ, false, 0x300001);
 	close_world(x);
 }
 

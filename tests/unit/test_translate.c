@@ -422,7 +422,6 @@ static void fault_at(struct world *x, const struct block *b, const struct recove
 	cr_assert_eq(bt_on_fault(x->c, &f), RECOVER_RESUME);
 	cr_expect_eq(f.rip, (u64)(uintptr_t)x->bt->rx + x->bt->leave_at);
 	cr_expect_eq(x->c->rip, PC);
-	cr_expect_eq(x->c->gpr[GPR_RCX], 5);
 	cr_expect_eq(x->c->gpr[GPR_RDX], 77);
 }
 
@@ -434,6 +433,7 @@ Test(translate, a_fault_in_a_string_takes_the_bias_off)
 	put(x, 0, "f3a4 f4"); /* rep movsb */
 	b = block_at(x, PC);
 	fault_at(x, b, biased_record(b, SPILL_RDX | RECOVER_RDI_BIAS | RECOVER_RSI_BIAS));
+	cr_expect_eq(x->c->gpr[GPR_RCX], 5);
 	cr_expect_eq(x->c->gpr[GPR_RDI], 0x1000 - SHADOW_BIAS);
 	cr_expect_eq(x->c->gpr[GPR_RSI], 0x1000 - SHADOW_BIAS);
 	bt_flush(x->bt);
@@ -458,7 +458,7 @@ Test(translate, a_promoted_string_looks_at_its_addresses)
 	struct block *b;
 
 	put(x, 0, "f3a4 4801d8 f4");
-	bt_mark_step_site(x->bt, PC);
+	bt_promote(x->bt, PC, STEP_ADDRESS);
 	b = block_at(x, PC);
 	want_hex(x, "48890c25");
 	want32(x, CTX(x, bt.spill[1]));
@@ -685,15 +685,178 @@ Test(translate, remapped_code_is_dropped_at_invlpg)
 	close_world(x);
 }
 
-Test(translate, a_promoted_site_is_a_callout_from_then_on)
+Test(translate, promotion_drops_the_blocks_and_is_forgotten)
 {
 	struct world *x = open_world();
+	struct block *b;
 
 	put(x, 0, "4801d8 488b03 f4");
-	cr_assert_not(is_light_callout(x, block_at(x, PC), 3));
-	bt_mark_step_site(x->bt, PC + 3);
+	b = block_at(x, PC);
+	cr_assert_eq(block_at(x, PC), b);
+	bt_promote(x->bt, PC + 3, STEP_DEVICE);
+	bt_promote(x->bt, PC + 3, STEP_ADDRESS);
+	cr_expect_eq(x->stats.n[STAT_bt_dropped], 1);
+	cr_expect_eq(x->stats.n[STAT_bt_promotions_device], 1);
+	cr_expect_eq(x->stats.n[STAT_bt_promotions], 0);
+	cr_assert_neq(block_at(x, PC), b);
+	cr_expect(bt_is_promoted(x->bt, PC + 3));
+	cr_expect_not(bt_is_promoted(x->bt, PC));
+	/* A guest cannot have us remember for ever. */
+	for (u64 i = 0; i < 70000; i++)
+		bt_promote(x->bt, PC + 0x2000 + i, STEP_ADDRESS);
+	cr_expect_not(bt_is_promoted(x->bt, PC + 3));
+	cr_expect(bt_is_promoted(x->bt, PC + 0x2000 + 69999));
+	close_world(x);
+}
+
+/* --- checked sites --- */
+
+/* From the spills to the instruction: in three parts, with the address in between. */
+static void want_checked(struct world *x, const char *lea, unsigned size, enum mmu_access access)
+{
+	u64 slot = CTX(x, mmu.tlb[0][0]);
+
+	want_hex(x, "48890425");
+	want32(x, CTX(x, bt.spill[0]));
+	want_hex(x, "48890c25");
+	want32(x, CTX(x, bt.spill[1]));
+	want_hex(x, "48891425");
+	want32(x, CTX(x, bt.spill[2]));
+	want_hex(x, lea);
+	want_hex(x, "9f 0f90c0 48890425"); /* lahf; seto al */
+	want32(x, CTX(x, bt.site_flags));
+	want_hex(x, "89d0 c1e80c 25ff070000 8d0480 488d8a");
+	want32(x, size - 1);
+	want_hex(x, "4881e100f0ffff 483b0cc5"); /* cmp rcx, [rax*8 + tag] */
+	want32(x, slot + 8 * access);
+	want_hex(x, "0f85");
+}
+
+static void want_checked_end(struct world *x, const char *insn)
+{
+	want_hex(x, "480314c5"); /* add rdx, [rax*8 + addend] */
+	want32(x, CTX(x, mmu.tlb[0][0].addend));
+	want_hex(x, "488b0425");
+	want32(x, CTX(x, bt.site_flags));
+	want_hex(x, "047f9e"); /* add al, 127; sahf */
+	want_hex(x, insn);
+}
+
+static void expect_checked(struct world *x, const char *guest, const char *lea, unsigned size,
+			   enum mmu_access access, const char *end)
+{
+	struct block *b;
+	u32 rel, miss;
+	char text[64];
+
 	bt_flush(x->bt);
-	cr_assert(is_light_callout(x, block_at(x, PC), 3));
+	snprintf(text, sizeof(text), "%s f4", guest);
+	put(x, 0, text);
+	b = block_at(x, PC);
+	want_checked(x, lea, size, access);
+	memcpy(&rel, host(x, b) + x->n_want, 4);
+	miss = x->n_want + 4 + rel;
+	want32(x, rel);
+	want_checked_end(x, end);
+	expect_start(x, b, guest);
+	/* A miss: a light callout by way of the common code. */
+	want_hex(x, "48c70425");
+	want32(x, CTX(x, rip));
+	want32(x, PC);
+	cr_expect(!memcmp(host(x, b) + miss, x->want, x->n_want), "miss of %s", guest);
+	cr_expect_eq(host(x, b)[miss + 24], 0xe9);
+	cr_expect(b->stop, "the block goes on behind %s", guest);
+	x->n_want = 0;
+}
+
+Test(translate, a_checked_site_asks_the_tlb)
+{
+	struct world *x = open_world();
+	char back[2][32];
+
+	snprintf(back[0], 32, "488b0425 %08x", __builtin_bswap32((u32)CTX(x, bt.spill[0])));
+	snprintf(back[1], 32, "488b0c25 %08x", __builtin_bswap32((u32)CTX(x, bt.spill[1])));
+	bt_promote(x->bt, PC, STEP_ADDRESS);
+	{
+		char end[3][128];
+
+		snprintf(end[0], 128, "%s %s 48890a", back[0], back[1]); /* mov [rdx], rcx */
+		expect_checked(x, "48898bf0000000", "488d9423 f0000000", 8, MMU_WRITE, end[0]);
+		snprintf(end[1], 128, "%s %s 66403902", back[0], back[1]); /* cmp [rdx], ax */
+		expect_checked(x, "6643390440", "4b8d944000000000", 2, MMU_READ, end[1]);
+		/* RDX is the operand: the address goes to RCX */
+		snprintf(end[2], 128, "4889d1 %s 488b1425 %08x 0fb611", back[0],
+			 __builtin_bswap32((u32)CTX(x, bt.spill[2]))); /* movzx edx, byte [rcx] */
+		expect_checked(x, "0fb610", "488d942000000000", 1, MMU_READ, end[2]);
+	}
+	close_world(x);
+}
+
+Test(translate, checked_sites_recover_registers_and_flags)
+{
+	struct world *x = open_world();
+	struct block *b;
+	unsigned i;
+
+	put(x, 0, "488903 f4"); /* mov [rbx], rax */
+	bt_promote(x->bt, PC, STEP_ADDRESS);
+	b = block_at(x, PC);
+	for (i = 0; i < b->n_recovery; i++)
+		if (b->recovery[i].spills == (SPILL_RAX | SPILL_RCX | SPILL_RDX | RECOVER_FLAGS))
+			break;
+	cr_assert_lt(i, b->n_recovery);
+	x->c->bt.spill[0] = 70;
+	x->c->bt.spill[1] = 71;
+	x->c->bt.site_flags = (FL_CF | FL_SF) << 8 | 1;
+	fault_at(x, b, &(struct recovery){.host = b->recovery[i].host});
+	cr_expect_eq(x->c->gpr[GPR_RAX], 70);
+	cr_expect_eq(x->c->aflags & FL_ARITH, FL_CF | FL_SF | FL_OF);
+	close_world(x);
+}
+
+/* A miss goes to C code, which saves the vector registers. */
+Test(translate, vector_state_is_asked_for_again_behind_a_checked_site)
+{
+	struct world *x = open_world();
+	struct block *b;
+	unsigned asked = 0;
+	u32 missing = (u32)CTX(x, bt.vec_missing[0]);
+
+	put(x, 0, "660fefc1 488903 660fefc1 660fefc1 f4"); /* pxor; mov [rbx], rax; pxor; pxor */
+	bt_promote(x->bt, PC + 4, STEP_ADDRESS);
+	b = block_at(x, PC);
+	for (u32 i = 0; i + 8 <= b->host_len; i++)
+		asked += !memcmp(host(x, b) + i, "\x0f\xb6\x0c\x25", 4) &&
+			 !memcmp(host(x, b) + i + 4, &missing, 4);
+	cr_expect_eq(asked, 2);
+	cr_expect(b->vector);
+	close_world(x);
+}
+
+Test(translate, what_cannot_be_checked_is_a_callout)
+{
+	static const char *const guest[] = {
+	    "480fc70b", /* cmpxchg16b: all scratch registers are operands */
+	    "0fa303",   /* bt [rbx], eax */
+	    "488923",   /* mov [rbx], rsp */
+	    "ff33",     /* push [rbx] */
+	    "660f6f03", /* movdqa xmm0, [rbx] */
+	    "ff23",     /* jmp [rbx] */
+	    "67488b03", /* mov rax, [ebx] */
+	};
+	struct world *x = open_world();
+	struct block *b;
+
+	bt_promote(x->bt, PC, STEP_ADDRESS);
+	for (unsigned i = 0; i < ARRAY_LEN(guest); i++) {
+		char text[64];
+
+		bt_flush(x->bt);
+		snprintf(text, sizeof(text), "%s f4", guest[i]);
+		put(x, 0, text);
+		b = block_at(x, PC);
+		cr_expect(is_callout(x, b, 0) || is_light_callout(x, b, 0), "%s", guest[i]);
+	}
 	close_world(x);
 }
 
