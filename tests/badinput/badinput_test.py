@@ -146,9 +146,9 @@ class Suite:
                   f"  status {status}, stderr: {err[-3000:]!r}\n  stdout: {(out or b'')[:200]!r}")
 
     def refused(self, name, options, mention, status=ERROR, **how):
-        """ringshift must say no, in one line that contains mention."""
+        """ringshift must say no, in one line that contains mention (a note of a fallback aside)."""
         result = self.run(options, **how)
-        lines = (result[2] or b"").decode(errors="replace").split("\n")
+        lines = self.without_fallbacks((result[2] or b"").decode(errors="replace"))
         problem = None
         if len(lines) != 2 or lines[1]:
             problem = "not exactly one line on stderr"

@@ -64,7 +64,7 @@ expect '--max-insns under bt' 2 '^ringshift: --max-insns: needs -accel step: tra
 expect 'translator options under step' 2 '^ringshift: -bt-no-chain: needs -accel bt$' \
 	"$ringshift" -kernel x -accel step -bt-no-chain
 expect 'a bad symbol file' 1 '^ringshift: --symbols: /dev/null: holds no symbols$' \
-	"$ringshift" -kernel x --symbols /dev/null
+	"$ringshift" -kernel x -accel step --symbols /dev/null
 expect 'an unknown option does not print help' 2 '^ringshift: ' "$ringshift" --kernle x
 
 exit $failed
