@@ -6,6 +6,7 @@
 #define RINGSHIFT_SPACE_IMPL_H
 
 #include <linux/filter.h>
+#include <sched.h>
 #include <sys/types.h>
 
 #include "space.h"
@@ -40,6 +41,7 @@ struct space {
 	bool parked;  /* sleeps where nobody will wake it */
 	bool stopped; /* by SIGSTOP */
 	bool used;    /* has been handed out */
+	int cpu;      /* its tasks run there only; -1: anywhere */
 
 	u32 tail;   /* records given to the mapper, ever */
 	u32 proven; /* of these, certainly executed */
@@ -61,6 +63,17 @@ struct space {
 	_Atomic bool kicked; /* a signal may be on its way to G */
 };
 
+/* space_place.c */
+struct space_placement {
+	cpu_set_t allowed; /* as we were started */
+	bool near;         /* all tasks on one processor */
+	bool easy;         /* this run counts as short if it is */
+	int cpu;           /* the monitor runs there only; -1: anywhere */
+	u64 fixed_at, started, ended;
+	const struct space *last;
+	unsigned runs, shorts; /* since the last choice */
+};
+
 struct space_pool {
 	struct stats *stats;
 	u8 *slots; /* the pool's memfd */
@@ -78,6 +91,7 @@ struct space_pool {
 		u32 offset, size;
 	} component[64];
 	u32 spin_max; /* 0 with a single processor */
+	struct space_placement place;
 };
 
 static inline struct space_ctl *space_ctl(const struct space *sp)
@@ -104,6 +118,16 @@ u64 space_cpu_us(pid_t pid);
 bool space_gone(pid_t pid);
 /* How long to spin for something on another processor: 0 if there is none. */
 u32 space_spin_limit(void);
+
+/* space_place.c: who runs on which processor. */
+void space_place_init(struct space_pool *pool);
+void space_place_free(struct space_pool *pool);
+/* Before and after each run. quiet: nothing but a run was asked of the space since the last one. */
+void space_place_run(struct space *sp, bool quiet);
+void space_place_exit(struct space *sp);
+void space_place_forget(const struct space *sp);
+/* Is everybody on one processor, so that spinning is no use? */
+bool space_place_near(const struct space *sp);
 
 /* space_script.c: what the tasks of a space do before they are one. */
 #define SPACE_FILTER_MAX 96

@@ -60,6 +60,7 @@ static void space_free(struct space *sp)
 		reap_for_good(sp->mapper);
 	}
 	sp->pool->space[sp->index] = NULL;
+	space_place_forget(sp);
 	free(sp);
 }
 
@@ -91,6 +92,7 @@ static struct space *space_alloc(struct space_pool *pool, unsigned place)
 	sp->index = i;
 	sp->slot = pool->slots + i * (u64)SPACE_SIZE;
 	sp->place = place;
+	sp->cpu = -1;
 	sp->base = places[place];
 	sp->spin = sp->guest_spin = pool->spin_max;
 	pool->space[i] = sp;
@@ -273,6 +275,7 @@ int space_pool_new(struct space_pool **out, int ram_fd, struct stats *stats, cha
 	pool->stats = stats;
 	pool->monitor = getpid();
 	pool->spin_max = space_spin_limit();
+	space_place_init(pool);
 	ret = probe(pool, err, err_size);
 	if (ret)
 		goto fail;
@@ -305,6 +308,7 @@ void space_pool_free(struct space_pool *pool)
 {
 	if (!pool)
 		return;
+	space_place_free(pool);
 	collect(pool);
 	for (unsigned i = 1; i < SPACE_SLOTS; i++)
 		space_free(pool->space[i]);

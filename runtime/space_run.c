@@ -14,6 +14,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -27,6 +28,7 @@
 #define FLAG_TF        BIT(8)
 #define FLAG_NT        BIT(14)
 #define SAVE_TRIES     100
+#define PARK_TICKS     300000u /* some 0.1 ms, for G to get to its sleep */
 
 static bool is_canonical(u64 a)
 {
@@ -118,9 +120,10 @@ static void wake_guest(struct space *sp)
 	struct space_ctl *c = space_ctl(sp);
 
 	/* Whoever spun in vain spins less the next time. */
-	sp->guest_spin = atomic_load(&space_state(sp)->g_sleeps)
-			     ? MAX(sp->guest_spin / 2, sp->pool->spin_max / SPIN_FLOOR_DIV)
-			     : sp->pool->spin_max;
+	if (!space_place_near(sp))
+		sp->guest_spin = atomic_load(&space_state(sp)->g_sleeps)
+				     ? MAX(sp->guest_spin / 2, sp->pool->spin_max / SPIN_FLOOR_DIV)
+				     : sp->pool->spin_max;
 	if (sp->stopped)
 		kill(sp->guest, SIGCONT);
 	/* The kernel may have had a reason of its own to bring it back to the first word. */
@@ -221,12 +224,12 @@ static bool do_run(struct space *sp, const _Atomic u32 *stop, bool *entered)
 		atomic_store(&sp->running, false);
 		return true;
 	}
-	atomic_store(&c->spin, sp->guest_spin);
+	atomic_store(&c->spin, space_place_near(sp) ? 0 : sp->guest_spin);
 	if (!++sp->run) /* 0 says that G died */
 		sp->run++;
 	atomic_store(&c->go, sp->run);
 	wake_guest(sp);
-	*entered = spin_for_exit(sp, stop) || sleep_for_exit(sp, stop);
+	*entered = (!space_place_near(sp) && spin_for_exit(sp, stop)) || sleep_for_exit(sp, stop);
 	atomic_store(&sp->running, false);
 	return *entered;
 }
@@ -265,7 +268,7 @@ static void count_exit(struct space *sp, enum space_exit_kind kind)
 int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop,
 	      struct space_exit *ex)
 {
-	bool entered;
+	bool entered, quiet = !sp->commands && !sp->parked && !sp->stopped;
 	int ret;
 
 	*ex = (struct space_exit){.kind = SPACE_KICKED};
@@ -281,11 +284,14 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 	}
 	write_entry(sp, regs);
 	SPACE_COUNT(sp, space_runs);
+	space_place_run(sp, quiet);
 	if (!do_run(sp, stop, &entered) || (entered && !space_exit_decode(sp, regs, ex))) {
 		space_kill(sp);
 		ex->kind = SPACE_DEAD;
 		return 0;
 	}
+	if (ex->kind == SPACE_SYSCALL)
+		space_place_exit(sp);
 	count_exit(sp, ex->kind);
 	if (ex->fast)
 		SPACE_COUNT(sp, space_fast_syscalls);
@@ -301,7 +307,8 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 static bool park_asleep(struct space *sp)
 {
 	struct space_ctl *c = space_ctl(sp);
-	u64 end = space_ticks() + sp->pool->spin_max;
+	bool near = space_place_near(sp);
+	u64 end = space_ticks() + (near ? PARK_TICKS : sp->pool->spin_max);
 
 	atomic_store(&c->spin, 0);
 	do {
@@ -310,7 +317,10 @@ static bool park_asleep(struct space *sp)
 		if (atomic_load(&space_state(sp)->g_sleeps) &&
 		    space_futex_move(&c->go, sp->run, &c->park))
 			return true;
-		__builtin_ia32_pause();
+		if (near)
+			sched_yield();
+		else
+			__builtin_ia32_pause();
 	} while (space_ticks() < end);
 	return false;
 }
