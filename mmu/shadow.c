@@ -255,3 +255,32 @@ enum shadow_fill shadow_fill(struct shadow *s, const struct paging *pg, gva_t va
 	}
 	return SHADOW_FAILED;
 }
+
+/* Is va mapped with all the rights its entry gives? */
+static bool is_mapped(const struct shadow *s, const struct paging *pg, gva_t va)
+{
+	const struct node *n = s->root;
+	unsigned i = shadow_index(va, n->level);
+	const u64 *live;
+
+	while (n->level > 1 && !n->prot[i]) {
+		n = n->below[i].node;
+		if (!n)
+			return false;
+		i = shadow_index(va, n->level);
+	}
+	if (n->level > 1 || !n->prot[i] || n->table == NO_TABLE)
+		return n->prot[i];
+	live = ram_ptr(s->ram, n->table, PAGE_SIZE);
+	return live && shadow_frame(live[i], 1) == shadow_frame(n->entry[i], 1) &&
+	       (is_code(s, shadow_frame(live[i], 1)) ||
+		n->prot[i] == shadow_leaf_prot(s, pg, n, live[i]));
+}
+
+void shadow_expect(struct shadow *s, const struct paging *pg, gva_t va)
+{
+	if (va < s->range.first || va > s->range.last || is_mapped(s, pg, va))
+		return;
+	if (shadow_fill(s, pg, va, MMU_READ, NULL) == SHADOW_MAPPED)
+		s->stats->n[STAT_shadow_expected]++;
+}

@@ -62,6 +62,9 @@ enum shadow_fill {
 enum shadow_fill shadow_fill(struct shadow *s, const struct paging *pg, gva_t va,
 			     enum mmu_access access, u32 *error);
 
+/* An access to va is to be expected: map it, too, if the tables allow, unless it is mapped. */
+void shadow_expect(struct shadow *s, const struct paging *pg, gva_t va);
+
 /* INVLPG, or a page fault at va. pg: as of now. */
 void shadow_invlpg(struct shadow *s, const struct paging *pg, gva_t va);
 /*

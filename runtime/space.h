@@ -54,6 +54,9 @@ MUST_CHECK int space_map(struct space *sp, u64 va, u64 len, int prot, u64 ram_of
 MUST_CHECK int space_protect(struct space *sp, u64 va, u64 len, int prot);
 MUST_CHECK int space_unmap(struct space *sp, u64 va, u64 len);
 
+/* Is anything queued? */
+bool space_queued(const struct space *sp);
+
 /*
  * System calls without a signal (space_fast.c): SPACE_PAIR_LEN bytes of code, MOV imm32 to EAX and
  * SYSCALL, are patched in a copy of their page, with the number of a slot; each space that maps the

@@ -139,6 +139,11 @@ static int run_queue(struct space *sp)
 	return error ? -ENOMEM : 0;
 }
 
+bool space_queued(const struct space *sp)
+{
+	return sp->commands;
+}
+
 int space_sync(struct space *sp)
 {
 	bool removes = false;

@@ -43,7 +43,6 @@
 #include "xstate.h"
 
 #define MAX_SPACES 64u
-#define MAX_INVLPG 32u
 #define USER_LIMIT 0x7ffffffff000ull /* what the host lets a process have */
 #define USER_FLAGS (FL_ARITH | FL_TF | FL_DF | FL_AC | FL_ID | FL_NT)
 #define HOST_CS64  0x33
@@ -58,6 +57,9 @@ struct user_space {
 	unsigned avoid; /* places of the stub that have not done */
 	bool collided;  /* the guest maps something where the stub lies */
 	struct user_fast_space fast;
+	bool fresh;     /* has not been run */
+	bool expecting; /* the guest's kernel has been told of a page fault at */
+	gva_t expected; /* so that there is a page by now, probably */
 	UT_hash_handle hh; /* by cr3 */
 };
 
@@ -70,9 +72,6 @@ struct user {
 	struct user_space *now;    /* the one of the current CR3, NULL: look for it */
 	struct user_space *vec_in; /* c->vec_away: where the state is */
 	u64 clock;
-	bool stale;               /* `now` must be compared whole */
-	gva_t invlpg[MAX_INVLPG]; /* and these pages of it */
-	unsigned n_invlpg;
 	u64 fault_rip, fault_cr2;       /* of the last hidden fault */
 	struct space *volatile running; /* for user_kick */
 	u8 *image;                      /* a vector state on its way */
@@ -87,14 +86,28 @@ static void park(struct user *u)
 		u->c->stats->n[STAT_user_park_failures]++;
 }
 
+/* What the tables no longer give has been queued: guest code must not use it any longer. */
+static void park_if_changed(struct user *u)
+{
+	if (space_queued(u->now->space))
+		park(u);
+	else
+		u->c->stats->n[STAT_user_parks_spared]++;
+}
+
 static void on_flush(void *opaque, bool mode)
 {
 	struct user *u = opaque;
 	struct user_space *s, *tmp;
 
+	/* The same tables: nothing can change there before we are told again. */
+	if (!mode && u->now && u->now->cr3 == (u->c->mmu.pg.cr3 & PAGE_MASK)) {
+		shadow_revalidate(u->now->shadow, &u->c->mmu.pg);
+		park_if_changed(u);
+		return;
+	}
 	park(u);
 	u->now = NULL;
-	u->n_invlpg = 0;
 	if (mode)
 		HASH_ITER(hh, u->spaces, s, tmp)
 	shadow_flush_all(s->shadow);
@@ -104,13 +117,10 @@ static void on_invlpg(void *opaque, gva_t va)
 {
 	struct user *u = opaque;
 
-	if (!u->now || u->stale || va >= USER_LIMIT)
+	if (!u->now || va >= USER_LIMIT)
 		return;
-	park(u);
-	if (u->n_invlpg < MAX_INVLPG)
-		u->invlpg[u->n_invlpg++] = va;
-	else
-		u->stale = true;
+	shadow_invlpg(u->now->shadow, &u->c->mmu.pg, va);
+	park_if_changed(u);
 }
 
 static void on_revoke_write(void *opaque, gpa_t page)
@@ -200,6 +210,7 @@ static struct user_space *make(struct user *u, u64 cr3, unsigned avoid)
 	if (HASH_COUNT(u->spaces) >= MAX_SPACES)
 		drop_oldest(u);
 	s->cr3 = cr3;
+	s->fresh = true;
 	s->avoid = avoid;
 	s->space = space_get(u->pool, avoid);
 	s->shadow = shadow_new(u->c->mmu.ram, u->c->stats, &user_half, &space_ops, s);
@@ -217,13 +228,24 @@ static struct user_space *make(struct user *u, u64 cr3, unsigned avoid)
 	return s;
 }
 
+/* Map what the program is going to touch at once, which spares a fault. */
+static void foresee(struct cpu *c, struct user_space *s)
+{
+	if (s->fresh) {
+		shadow_expect(s->shadow, &c->mmu.pg, c->rip);
+		shadow_expect(s->shadow, &c->mmu.pg, c->gpr[GPR_RSP]);
+	}
+	if (s->expecting)
+		shadow_expect(s->shadow, &c->mmu.pg, s->expected);
+	s->fresh = s->expecting = false;
+}
+
 /* The space of the current CR3, with nothing in it that the guest has flushed. NULL: the host has
  * none for us. */
 static struct user_space *current(struct user *u)
 {
 	struct cpu *c = u->c;
 	struct user_space *s = u->now;
-	unsigned i;
 
 	if (s && s->fast.broken) {
 		drop(u, s);
@@ -242,16 +264,10 @@ static struct user_space *current(struct user *u)
 		if (!s)
 			return NULL;
 		u->now = s;
-		u->stale = true;
 		s->used = ++u->clock;
-	}
-	if (u->stale)
 		shadow_revalidate(s->shadow, &c->mmu.pg);
-	else
-		for (i = 0; i < u->n_invlpg; i++)
-			shadow_invlpg(s->shadow, &c->mmu.pg, u->invlpg[i]);
-	u->stale = false;
-	u->n_invlpg = 0;
+	}
+	foresee(c, s);
 	return s;
 }
 
@@ -391,7 +407,10 @@ static bool page_fault(struct user *u, struct user_space *s, const struct space_
 		u->fault_cr2 = e->cr2;
 		c->stats->n[STAT_user_hidden_faults]++;
 		return true;
-	case SHADOW_FAULT: cpu_raise_pf(c, e->cr2, error);
+	case SHADOW_FAULT:
+		s->expecting = true;
+		s->expected = e->cr2;
+		cpu_raise_pf(c, e->cr2, error);
 	case SHADOW_FAILED:
 		if (s->collided) { /* another place for the stub */
 			unsigned avoid = s->avoid | 1u << space_place(s->space);
