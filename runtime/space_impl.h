@@ -12,8 +12,9 @@
 #include "space.h"
 #include "space_layout.h"
 
-#define SPACE_SLOTS    512 /* the first is the zygote's */
-#define SPACE_QUEUE    64  /* at most half a ring, so that it never wraps onto unfinished records */
+#define SPACE_SLOTS 512 /* the first is the zygote's */
+#define SPACE_QUEUE 63  /* with a wake at most half a ring: it never wraps onto unfinished records \
+			 */
 #define SPACE_USER_END 0x7ffffffff000ull
 
 /* Descriptors in the zygote and, but for the last, the mappers; guest tasks have none. */
@@ -38,13 +39,15 @@ struct space {
 	u64 base; /* where the stub lies in the space */
 	pid_t guest, mapper;
 	bool dead;
-	bool parked;  /* sleeps where nobody will wake it */
+	bool moved;   /* sleeps where nobody will wake it, unless a kick is under way */
+	bool parked;  /* so it does, for certain */
 	bool stopped; /* by SIGSTOP */
 	bool used;    /* has been handed out */
 	int cpu;      /* its tasks run there only; -1: anywhere */
 
 	u32 tail;   /* records given to the mapper, ever */
 	u32 proven; /* of these, certainly executed */
+	bool left;  /* the mapper was given records for whose end nobody has waited */
 	unsigned commands;
 	struct space_command queue[SPACE_QUEUE];
 
@@ -165,9 +168,19 @@ void space_post(struct space *sp, const struct space_record *r, unsigned n);
 /* Wait until it has executed all; -EIO if it died, -ETIMEDOUT. The word is the mapper's only if
  * guest code cannot write it now. */
 MUST_CHECK int space_await(struct space *sp);
+/* Can what is queued be left to the mapper, who then releases G? Now it is parked if so. */
+bool space_leave_able(struct space *sp);
+/* Do so: false if that failed, and the space is dead. */
+bool space_leave_queue(struct space *sp);
+/* -ENOMEM: what was left the last time has failed. */
+MUST_CHECK int space_check_left(struct space *sp);
 MUST_CHECK int space_empty(struct space *sp);
 /* Does [va, va + len) meet the stub? */
 bool space_meets_stub(const struct space *sp, u64 va, u64 len);
+
+/* space_run.c */
+/* Move it where nobody will wake it if it sleeps. No proof while a kick may be under way. */
+bool space_move_asleep(struct space *sp);
 
 /* space_pool.c */
 void space_kill(struct space *sp);

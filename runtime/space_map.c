@@ -16,14 +16,16 @@
 #include <asm/unistd_64.h>
 #define _GNU_SOURCE
 #include <errno.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <sys/mman.h>
 
 #include "space_impl.h"
 
-#define AWAIT_MS 10000
+#define AWAIT_MS     10000
+#define POPULATE_MAX (256 * KIB) /* what is mapped has been accessed by the guest, mostly */
 
-_Static_assert(SPACE_QUEUE <= RECORD_COUNT / 2, "a batch is at most half a ring");
+_Static_assert(SPACE_QUEUE + 1 <= RECORD_COUNT / 2, "a batch is at most half a ring");
 
 bool space_meets_stub(const struct space *sp, u64 va, u64 len)
 {
@@ -93,7 +95,7 @@ static struct space_record record_of(const struct space_command *c)
 	switch (c->kind) {
 	case COMMAND_MAP:
 		r.nr = __NR_mmap;
-		r.a[3] = MAP_SHARED | MAP_FIXED;
+		r.a[3] = MAP_SHARED | MAP_FIXED | (c->len <= POPULATE_MAX ? MAP_POPULATE : 0);
 		r.a[4] = SPACE_RAM_FD;
 		r.a[5] = c->offset;
 		break;
@@ -109,20 +111,28 @@ static struct space_record record_of(const struct space_command *c)
 	return r;
 }
 
-/* Hand over the queue and wait. */
-static int run_queue(struct space *sp)
+/* Turn the queue into records; their number. */
+static unsigned take_queue(struct space *sp, struct space_record *r)
 {
-	struct space_state *st = space_state(sp);
-	struct space_record r[SPACE_QUEUE];
 	unsigned n = sp->commands;
-	s64 error;
-	int ret;
 
 	for (unsigned i = 0; i < n; i++)
 		r[i] = record_of(&sp->queue[i]);
 	sp->commands = 0;
 	sp->pool->stats->n[STAT_space_commands] += n;
 	SPACE_COUNT(sp, space_batches);
+	return n;
+}
+
+/* Hand over the queue and wait. */
+static int run_queue(struct space *sp)
+{
+	struct space_state *st = space_state(sp);
+	struct space_record r[SPACE_QUEUE];
+	unsigned n = take_queue(sp, r);
+	s64 error;
+	int ret;
+
 	/* Whatever was written here before, in advance perhaps, does not count. */
 	atomic_store(&st->ack, sp->tail);
 	atomic_store(&st->m_error, 0);
@@ -139,6 +149,45 @@ static int run_queue(struct space *sp)
 	return error ? -ENOMEM : 0;
 }
 
+static bool removes(const struct space *sp)
+{
+	for (unsigned i = 0; i < sp->commands; i++)
+		if (sp->queue[i].kind >= COMMAND_PROTECT)
+			return true;
+	return false;
+}
+
+bool space_leave_able(struct space *sp)
+{
+	return sp->commands && !sp->dead && space_place_near(sp) && !removes(sp) &&
+	       space_move_asleep(sp);
+}
+
+bool space_leave_queue(struct space *sp)
+{
+	struct space_record r[SPACE_QUEUE + 1];
+	unsigned n = take_queue(sp, r);
+
+	r[n++] = (struct space_record){.nr = __NR_futex, .a = {sp->base + CTL_PARK, FUTEX_WAKE, 1}};
+	sp->moved = sp->parked = false;
+	sp->left = true;
+	SPACE_COUNT(sp, space_left_batches);
+	if (!make_room(sp, n)) {
+		space_post(sp, r, n);
+		return true;
+	}
+	space_kill(sp);
+	return false;
+}
+
+int space_check_left(struct space *sp)
+{
+	bool failed = sp->left && atomic_load(&space_state(sp)->m_error);
+
+	sp->left = false;
+	return failed ? -ENOMEM : 0;
+}
+
 bool space_queued(const struct space *sp)
 {
 	return sp->commands;
@@ -146,16 +195,14 @@ bool space_queued(const struct space *sp)
 
 int space_sync(struct space *sp)
 {
-	bool removes = false;
-	int ret = 0;
+	int ret;
 
 	if (sp->dead)
 		return -EIO;
-	if (!sp->commands)
-		return 0;
-	for (unsigned i = 0; i < sp->commands; i++)
-		removes |= sp->queue[i].kind >= COMMAND_PROTECT;
-	if (removes)
+	ret = space_check_left(sp);
+	if (ret || !sp->commands)
+		return ret;
+	if (removes(sp))
 		ret = space_park(sp);
 	return ret ? ret : run_queue(sp);
 }

@@ -127,11 +127,11 @@ static void wake_guest(struct space *sp)
 	if (sp->stopped)
 		kill(sp->guest, SIGCONT);
 	/* The kernel may have had a reason of its own to bring it back to the first word. */
-	else if (sp->parked && space_futex_wake((_Atomic u32 *)&c->park) == 0)
+	else if (sp->moved && space_futex_wake((_Atomic u32 *)&c->park) == 0)
 		space_futex_wake(&c->go);
-	if (!sp->parked && atomic_load(&space_state(sp)->g_sleeps))
+	if (!sp->moved && atomic_load(&space_state(sp)->g_sleeps))
 		space_futex_wake(&c->go);
-	sp->parked = sp->stopped = false;
+	sp->moved = sp->parked = sp->stopped = false;
 }
 
 /* Spin for the exit of the run; true if it came. A budget that was spent in vain is halved. */
@@ -173,6 +173,18 @@ static bool patience_lost(struct patience *p, const struct space *sp)
 	return now - p->since_ms > GIVE_UP_MS || cpu - p->cpu_us > ANSWER_CPU_US;
 }
 
+/* We slept, and nothing has come. False: nothing will. */
+static bool still_coming(struct space *sp, u32 seen)
+{
+	if (seen == 0 && space_gone(sp->guest))
+		return false;
+	if (!sp->left)
+		return true;
+	/* The kernel may have had a reason of its own to bring G back from where it was parked. */
+	space_futex_wake(&space_ctl(sp)->go);
+	return !space_gone(sp->mapper);
+}
+
 /* Sleep until the exit. False: the space is dead. */
 static bool sleep_for_exit(struct space *sp, const _Atomic u32 *stop)
 {
@@ -199,7 +211,7 @@ static bool sleep_for_exit(struct space *sp, const _Atomic u32 *stop)
 			break;
 		}
 		space_futex_wait(&st->exited, seen, SLEEP_MS);
-		if (atomic_load(&st->exited) == 0 && space_gone(sp->guest)) {
+		if (atomic_load(&st->exited) == seen && !still_coming(sp, seen)) {
 			alive = false;
 			break;
 		}
@@ -208,9 +220,9 @@ static bool sleep_for_exit(struct space *sp, const _Atomic u32 *stop)
 	return alive;
 }
 
-/* Start the run and wait for its end. False: the space is dead. *entered: it was not stopped
- * before it began. */
-static bool do_run(struct space *sp, const _Atomic u32 *stop, bool *entered)
+/* Start the run and wait for its end. leave: the mapper is to do what is queued first. False: the
+ * space is dead. *entered: it was not stopped before it began. */
+static bool do_run(struct space *sp, bool leave, const _Atomic u32 *stop, bool *entered)
 {
 	struct space_ctl *c = space_ctl(sp);
 	struct space_state *st = space_state(sp);
@@ -228,7 +240,10 @@ static bool do_run(struct space *sp, const _Atomic u32 *stop, bool *entered)
 	if (!++sp->run) /* 0 says that G died */
 		sp->run++;
 	atomic_store(&c->go, sp->run);
-	wake_guest(sp);
+	if (!leave)
+		wake_guest(sp);
+	else if (!space_leave_queue(sp))
+		return false;
 	*entered = (!space_place_near(sp) && spin_for_exit(sp, stop)) || sleep_for_exit(sp, stop);
 	atomic_store(&sp->running, false);
 	return *entered;
@@ -268,13 +283,14 @@ static void count_exit(struct space *sp, enum space_exit_kind kind)
 int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop,
 	      struct space_exit *ex)
 {
-	bool entered, quiet = !sp->commands && !sp->parked && !sp->stopped;
+	bool entered, leave, quiet = !sp->commands && !sp->parked && !sp->stopped;
 	int ret;
 
 	*ex = (struct space_exit){.kind = SPACE_KICKED};
 	if (!regs_valid(regs))
 		return -EINVAL;
-	ret = space_sync(sp);
+	leave = space_leave_able(sp);
+	ret = leave ? space_check_left(sp) : space_sync(sp);
 	if (ret)
 		return ret;
 	/* The guest has nothing mapped where the stub is. */
@@ -285,7 +301,7 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 	write_entry(sp, regs);
 	SPACE_COUNT(sp, space_runs);
 	space_place_run(sp, quiet);
-	if (!do_run(sp, stop, &entered) || (entered && !space_exit_decode(sp, regs, ex))) {
+	if (!do_run(sp, leave, stop, &entered) || (entered && !space_exit_decode(sp, regs, ex))) {
 		space_kill(sp);
 		ex->kind = SPACE_DEAD;
 		return 0;
@@ -304,18 +320,26 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
  * is no proof while a kick may be on its way to G, and it may fail, since guest code need not
  * sleep.
  */
-static bool park_asleep(struct space *sp)
+bool space_move_asleep(struct space *sp)
 {
 	struct space_ctl *c = space_ctl(sp);
+
+	if (!sp->moved && !sp->stopped && atomic_load(&space_state(sp)->g_sleeps))
+		sp->moved = space_futex_move(&c->go, sp->run, &c->park);
+	return sp->moved;
+}
+
+/* Give G time to go to sleep. */
+static bool park_soon(struct space *sp)
+{
 	bool near = space_place_near(sp);
 	u64 end = space_ticks() + (near ? PARK_TICKS : sp->pool->spin_max);
 
-	atomic_store(&c->spin, 0);
+	atomic_store(&space_ctl(sp)->spin, 0);
 	do {
 		if (atomic_load(&sp->kicked))
 			return false;
-		if (atomic_load(&space_state(sp)->g_sleeps) &&
-		    space_futex_move(&c->go, sp->run, &c->park))
+		if (space_move_asleep(sp))
 			return true;
 		if (near)
 			sched_yield();
@@ -343,6 +367,7 @@ static int park_stopped(struct space *sp)
 	/* Take the report, or the next wait finds it again. */
 	waitid(P_PID, sp->guest, &info, WSTOPPED | WNOHANG | __WALL);
 	sp->stopped = true;
+	sp->moved = false; /* its system call starts over, on the first word */
 	return 0;
 }
 
@@ -353,6 +378,6 @@ int space_park(struct space *sp)
 	if (sp->parked || sp->stopped)
 		return 0;
 	SPACE_COUNT(sp, space_parks);
-	sp->parked = park_asleep(sp);
+	sp->parked = park_soon(sp);
 	return sp->parked ? 0 : park_stopped(sp);
 }

@@ -74,15 +74,24 @@ static void end_call(struct filter *p, unsigned at)
 	p->f[at].jf = p->n - at - 1;
 }
 
-/* FUTEX_WAIT without a timeout on wait, FUTEX_WAKE on wake. */
-static void allow_futex(struct filter *p, u64 wait, u64 wake)
+/* The word must be one of these. */
+static void require_one_of(struct filter *p, u32 off, const u32 *k, unsigned n)
+{
+	load(p, off);
+	for (unsigned i = 0; i < n; i++)
+		put(p, BPF_JMP | BPF_JEQ | BPF_K, (u8)(n - i), 0, k[i]);
+	verdict(p, p->otherwise);
+}
+
+/* FUTEX_WAIT without a timeout on wait, FUTEX_WAKE on one of n words. */
+static void allow_futex(struct filter *p, u64 wait, const u32 *wake, unsigned n)
 {
 	unsigned nr = call(p, __NR_futex), op;
 
 	require(p, HI(0), 0);
 	load(p, LO(1));
 	op = call(p, FUTEX_WAKE);
-	require(p, LO(0), wake);
+	require_one_of(p, LO(0), wake, n);
 	end_call(p, op);
 	require(p, LO(1), FUTEX_WAIT);
 	require(p, LO(0), wait);
@@ -116,23 +125,28 @@ static void require_clear(struct filter *p, u64 base)
 
 unsigned space_seccomp_guest(struct sock_filter *f, u64 base)
 {
+	const u32 wake[] = {(u32)base + ST_EXITED};
 	struct filter p = {.f = f, .otherwise = SECCOMP_RET_TRAP};
 
 	begin(&p);
-	allow_futex(&p, base + CTL_GO, base + ST_EXITED);
+	allow_futex(&p, base + CTL_GO, wake, ARRAY_LEN(wake));
 	verdict(&p, p.otherwise);
 	return p.n;
 }
 
 unsigned space_seccomp_mapper(struct sock_filter *f, u64 base)
 {
+	const u32 wake[] = {(u32)base + ST_ACK, (u32)base + CTL_PARK};
 	struct filter p = {.f = f, .otherwise = SECCOMP_RET_KILL_PROCESS};
 	unsigned nr, copies;
 
 	begin(&p);
-	allow_futex(&p, base + CTL_TAIL, base + ST_ACK);
+	allow_futex(&p, base + CTL_TAIL, wake, ARRAY_LEN(wake));
 	nr = call(&p, __NR_mmap);
-	require(&p, LO(3), MAP_SHARED | MAP_FIXED);
+	load(&p, LO(3));
+	put(&p, BPF_ALU | BPF_AND | BPF_K, 0, 0, ~(u32)MAP_POPULATE);
+	put(&p, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, MAP_SHARED | MAP_FIXED);
+	verdict(&p, p.otherwise);
 	load(&p, LO(4));
 	copies = call(&p, SPACE_COPIES_FD);
 	require(&p, LO(2), PROT_READ | PROT_EXEC);
