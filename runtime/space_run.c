@@ -256,7 +256,7 @@ bool space_save_vec(struct space *sp)
 
 	for (unsigned i = 0; i < SAVE_TRIES && !sp->dead; i++) {
 		space_ctl(sp)->order = ORDER_SAVE;
-		if (!do_run(sp, &never, &entered)) {
+		if (!do_run(sp, false, &never, &entered)) {
 			space_kill(sp);
 			break;
 		}
