@@ -109,9 +109,11 @@ void space_kick(struct space *sp)
 {
 	if (!atomic_load(&sp->running))
 		return;
-	atomic_store(&space_ctl(sp)->kick, 1);
 	atomic_store(&sp->kicked, true);
-	kill(sp->guest, SPACE_KICK_SIGNAL);
+	/* One is enough for a run, and many would fill the signal stack of a G that does not get to
+	 * its handler for new ones. */
+	if (!atomic_exchange(&space_ctl(sp)->kick, 1))
+		kill(sp->guest, SPACE_KICK_SIGNAL);
 }
 
 /* Let G see that go has changed. */
@@ -230,7 +232,9 @@ static bool do_run(struct space *sp, bool leave, const _Atomic u32 *stop, bool *
 	atomic_store(&st->frame, 0);
 	atomic_store(&st->kind, KIND_NONE);
 	atomic_store(&c->kick, 0);
-	atomic_store(&sp->running, true); /* from here on space_kick acts; before, *stop is seen */
+	/* From here on space_kick acts; before, *stop is seen. An order is no run of guest code: it
+	 * would never get done if each try were kicked before G is awake. */
+	atomic_store(&sp->running, stop != &never);
 	*entered = !atomic_load(stop);
 	if (!*entered) {
 		atomic_store(&sp->running, false);
