@@ -46,13 +46,14 @@ struct space {
 	unsigned commands;
 	struct space_command queue[SPACE_QUEUE];
 
-	u32 run;        /* number of the last run */
-	u32 spin;       /* TSC ticks worth spinning for an exit */
-	u32 guest_spin; /* and, in G, for the next run */
-	u64 xsave_off;  /* in the slot: where the vector state is, unless it is live */
-	bool live;      /* it is in G's registers */
-	bool serialize; /* code has changed: the next way in is to be an IRETQ */
-	bool segments;  /* G has in its segment registers what it had when it left: */
+	u32 run;           /* number of the last run */
+	u32 spin;          /* TSC ticks worth spinning for an exit */
+	u32 guest_spin;    /* and, in G, for the next run */
+	u64 xsave_off;     /* in the slot: where the vector state is, unless it is live */
+	bool live;         /* it is in G's registers */
+	u16 fast_hint[64]; /* by the address behind a system call: its slot, perhaps */
+	bool serialize;    /* code has changed: the next way in is to be an IRETQ */
+	bool segments;     /* G has in its segment registers what it had when it left: */
 	struct {
 		u64 fs_base, gs_base;
 		u16 ds, es, fs, gs;
@@ -154,9 +155,14 @@ void space_fast_free(struct space_pool *pool);
 void space_fast_clear(struct space *sp);
 /* The exit a patched system call reported, and its registers. */
 void space_fast_decode(struct space *sp, struct space_regs *regs, struct space_exit *ex);
-/* Guest code was interrupted on its way into the stub: make the registers those it had at the
- * system call. trap: by a single-step trap. False: RIP is nowhere on that way. */
-bool space_fast_undo(const struct space *sp, struct space_regs *regs, bool trap);
+/* Guest code was interrupted on its way into the stub: make the registers those it had. False: RIP
+ * is nowhere on that way. */
+bool space_fast_undo(const struct space *sp, struct space_regs *regs);
+/* A single-step trap came with the first instruction of a patched site: what it stands for has been
+ * executed. False: RIP is not behind that. */
+bool space_fast_trap(const struct space *sp, struct space_regs *regs, struct space_exit *ex);
+/* Where to enter guest code that is to go on at rip. */
+u64 space_fast_resume(struct space *sp, u64 rip);
 
 /* space_run.c */
 /* Have G put its vector state where xsave_off says. False: it is lost with the space. */

@@ -63,6 +63,7 @@ static void write_entry(struct space *sp, const struct space_regs *r)
 	struct space_image *i = (struct space_image *)(sp->slot + SPACE_IMAGE);
 	struct space_ctl *c = space_ctl(sp);
 	const u64 *g = r->gpr;
+	bool plain = r->cs == SPACE_CS64 && !(r->rflags & (FLAG_TF | FLAG_NT));
 
 	*i = (struct space_image){.clean_flags = SPACE_FLAGS_FIXED,
 				  .rax = g[0],
@@ -81,12 +82,12 @@ static void write_entry(struct space *sp, const struct space_regs *r)
 				  .r13 = g[13],
 				  .r14 = g[14],
 				  .r15 = g[15],
-				  .rip = r->rip,
+				  .rip = plain ? space_fast_resume(sp, r->rip) : r->rip,
 				  .cs = r->cs,
 				  .rflags = (r->rflags & SPACE_USER_FLAGS) | SPACE_FLAGS_FIXED,
 				  .ss = SELECTOR_DATA};
 	c->order = 0;
-	if (r->cs != SPACE_CS64 || r->rflags & (FLAG_TF | FLAG_NT) || sp->serialize)
+	if (!plain || sp->serialize)
 		c->order |= ORDER_IRET;
 	write_segments(sp, r);
 	if (!sp->live) {
