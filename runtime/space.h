@@ -69,13 +69,14 @@ MUST_CHECK int space_unmap(struct space *sp, u64 va, u64 len);
 #define SPACE_PATCH_LEN   7
 #define SPACE_SYSCALL_LEN 2
 enum space_site_kind {
-	SPACE_SITE_PAIR,    /* MOV imm32, EAX and SYSCALL */
+	SPACE_SITE_PAIR,    /* MOV imm32 to EAX or RAX, of 5 or 7 bytes, and SYSCALL */
 	SPACE_SITE_SYSCALL, /* SYSCALL and an instruction of at least 5 bytes */
 };
 struct space_site {
 	enum space_site_kind kind;
-	u32 nr;           /* of a pair */
-	u8 len, insn[15]; /* the other kind: what follows, the same wherever it is executed */
+	u32 nr;      /* of a pair */
+	u8 len;      /* of its MOV; of the instruction behind a SYSCALL */
+	u8 insn[15]; /* that instruction, the same wherever it is executed */
 };
 /* Can patched code work in this space? It depends on the place. */
 bool space_fast_able(const struct space *sp);

@@ -12,15 +12,15 @@
  *                         the comparison with -4095 that follows in most C libraries. The way back
  *                         is not to the instruction, which is gone, but to its copy in the
  *                         trampoline (space_fast_resume).
- *     SPACE_SITE_PAIR     b8 imm32 0f 05: MOV imm32, EAX and SYSCALL.
+ *     SPACE_SITE_PAIR     MOV of the number to EAX, b8 imm32, or RAX, 48 c7 c0 imm32, and SYSCALL.
  *
  * A site can be entered in the middle. A kernel restarts system calls at their SYSCALL, a program
  * may have been interrupted between any two of its instructions, or jump there. In a pair SYSCALL
- * is at 5: slots lie at 0x001eexxx, so there is 1e, no instruction in 64-bit mode: #UD. In the
- * other kind the second instruction is at 2: there is e5, the input from a port: #GP (that is why
- * the SIB byte is not the usual 25; without base and index the scale means nothing). Whoever steps
- * the instruction then, in the guest's own memory, finds what was there. Only a stub at one of the
- * places gives such slots.
+ * is at 7, behind the patch, or at 5: slots lie at 0x001eexxx, so there is 1e, no instruction in
+ * 64-bit mode: #UD. In the other kind the second instruction is at 2: there is e5, the input from a
+ * port: #GP (that is why the SIB byte is not the usual 25; without base and index the scale means
+ * nothing). Whoever steps the instruction then, in the guest's own memory, finds what was there.
+ * Only a stub at one of the places gives such slots.
  *
  * Interrupted in a trampoline or on the way into the stub, guest code is put back to where it was
  * (space_fast_undo).
@@ -55,7 +55,8 @@ struct trampoline {
 	u64 next;                     /* behind the system call */
 	u8 kind;                      /* 0: free; else enum space_site_kind + 1 */
 	u8 rcx, jump, tail, tail_end; /* offsets of its instructions; tail 0: there is none */
-	u8 unused[3];
+	u8 before;                    /* length of the site up to next */
+	u8 unused[2];
 };
 _Static_assert(sizeof(struct trampoline) == TRAMPOLINE_SIZE, "trampoline");
 
@@ -122,7 +123,7 @@ static u8 *put(u8 *at, const void *bytes, size_t n)
 
 static u16 *hint(struct space *sp, u64 next)
 {
-	return &sp->fast_hint[(next ^ next >> 6) % ARRAY_LEN(sp->fast_hint)];
+	return &sp->fast_hint[next * 0x9e3779b97f4a7c15ull >> (64 - SPACE_HINT_BITS)];
 }
 
 void space_fast_set(struct space *sp, unsigned slot, const struct space_site *site, u64 next)
@@ -134,6 +135,7 @@ void space_fast_set(struct space *sp, unsigned slot, const struct space_site *si
 
 	BUG_ON(slot >= SPACE_SLOTS_FAST || site->len > INSN_LEN_MAX);
 	*t = (struct trampoline){.kind = (u8)(site->kind + 1), .next = next};
+	t->before = SPACE_SYSCALL_LEN + (site->kind == SPACE_SITE_PAIR ? site->len : 0);
 	if (site->kind == SPACE_SITE_PAIR)
 		p = put(put(p, "\xb8", 1), &site->nr, 4);
 	t->rcx = (u8)(p - t->code);
@@ -181,7 +183,7 @@ void space_fast_clear(struct space *sp)
 
 static bool next_valid(u64 next)
 {
-	return next >= SPACE_PATCH_LEN && next < SPACE_USER_END;
+	return next >= PAGE_SIZE && next < SPACE_USER_END;
 }
 
 void space_fast_decode(struct space *sp, struct space_regs *r, struct space_exit *ex)
@@ -217,7 +219,7 @@ static bool undo_trampoline(const struct space *sp, struct space_regs *r, u64 of
 	if (at == t->rcx || at == t->jump)
 		r->rip = t->next - SPACE_SYSCALL_LEN;
 	else if (at == 0)
-		r->rip = t->next - SPACE_PATCH_LEN;
+		r->rip = t->next - t->before;
 	else if (t->tail && at == t->tail)
 		r->rip = t->next;
 	else if (t->tail && at == t->tail_end)

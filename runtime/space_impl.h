@@ -11,9 +11,10 @@
 #include "space.h"
 #include "space_layout.h"
 
-#define SPACE_SLOTS    512 /* the first is the zygote's */
-#define SPACE_QUEUE    64  /* at most half a ring, so that it never wraps onto unfinished records */
-#define SPACE_USER_END 0x7ffffffff000ull
+#define SPACE_SLOTS     512 /* the first is the zygote's */
+#define SPACE_QUEUE     64 /* at most half a ring, so that it never wraps onto unfinished records */
+#define SPACE_USER_END  0x7ffffffff000ull
+#define SPACE_HINT_BITS 10
 
 /* Descriptors in the zygote and, but for the last, the mappers; guest tasks have none. */
 #define SPACE_RAM_FD    0
@@ -46,14 +47,15 @@ struct space {
 	unsigned commands;
 	struct space_command queue[SPACE_QUEUE];
 
-	u32 run;           /* number of the last run */
-	u32 spin;          /* TSC ticks worth spinning for an exit */
-	u32 guest_spin;    /* and, in G, for the next run */
-	u64 xsave_off;     /* in the slot: where the vector state is, unless it is live */
-	bool live;         /* it is in G's registers */
-	u16 fast_hint[64]; /* by the address behind a system call: its slot, perhaps */
-	bool serialize;    /* code has changed: the next way in is to be an IRETQ */
-	bool segments;     /* G has in its segment registers what it had when it left: */
+	u32 run;        /* number of the last run */
+	u32 spin;       /* TSC ticks worth spinning for an exit */
+	u32 guest_spin; /* and, in G, for the next run */
+	u64 xsave_off;  /* in the slot: where the vector state is, unless it is live */
+	bool live;      /* it is in G's registers */
+	u16 fast_hint[BIT(
+	    SPACE_HINT_BITS)]; /* by the address behind a system call: its slot, perhaps */
+	bool serialize;        /* code has changed: the next way in is to be an IRETQ */
+	bool segments;         /* G has in its segment registers what it had when it left: */
 	struct {
 		u64 fs_base, gs_base;
 		u16 ds, es, fs, gs;

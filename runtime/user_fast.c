@@ -28,7 +28,6 @@
 #define SITES_MAX 32u   /* in a page */
 #define COUNTERS  1024u /* a power of two */
 #define NR_MAX    0xfffu
-#define MOV_LEN   5u /* of MOV imm32, EAX */
 #define READ_EXEC (PROT_READ | PROT_EXEC)
 
 struct site {
@@ -214,21 +213,26 @@ static bool may_belong(u8 before)
 	return (before & 0xf0) == 0x40 || memchr(these, before, sizeof(these));
 }
 
-/* Is there a pair around a SYSCALL, at off, which has just been executed as one? */
-static bool find_pair(const u8 *page, unsigned off, u64 rax, struct site *s)
+/* Is there a MOV in front of a SYSCALL, at off, that has just been executed together with it? */
+static bool find_mov(const u8 *page, unsigned off, u64 rax, const char *opcode, struct site *s)
 {
-	unsigned at = off - MOV_LEN;
+	unsigned n = (unsigned)strlen(opcode), len = n + sizeof(u32), at = off - len;
 	u32 nr;
 
-	if (off <= MOV_LEN) /* what is in front of it counts, too */
+	if (off <= len) /* what is in front of it counts, too */
 		return false;
-	memcpy(&nr, page + at + 1, sizeof(nr));
-	if (page[at] != 0xb8 || nr != rax || nr > NR_MAX || may_belong(page[at - 1]))
+	memcpy(&nr, page + at + n, sizeof(nr));
+	if (memcmp(page + at, opcode, n) || nr != rax || nr > NR_MAX || may_belong(page[at - 1]))
 		return false;
 	*s = (struct site){.off = (u16)at,
 			   .next = (u16)(off + SPACE_SYSCALL_LEN),
-			   .what = {.kind = SPACE_SITE_PAIR, .nr = nr}};
+			   .what = {.kind = SPACE_SITE_PAIR, .nr = nr, .len = (u8)len}};
 	return true;
+}
+
+static bool find_pair(const u8 *page, unsigned off, u64 rax, struct site *s)
+{
+	return find_mov(page, off, rax, "\xb8", s) || find_mov(page, off, rax, "\x48\xc7\xc0", s);
 }
 
 /* Is the instruction behind a SYSCALL, at off, one that can be executed elsewhere, and as long as

@@ -26,7 +26,7 @@ static void patch_site(struct rig *x, u64 at, const struct space_site *site, u64
 static void patch(struct rig *x, u64 pair, u32 nr)
 {
 	cr_assert_eq(x->ram[pair], 0xb8);
-	patch_site(x, pair, &(struct space_site){.kind = SPACE_SITE_PAIR, .nr = nr},
+	patch_site(x, pair, &(struct space_site){.kind = SPACE_SITE_PAIR, .nr = nr, .len = 5},
 		   pair + SPACE_PATCH_LEN);
 }
 
