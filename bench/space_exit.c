@@ -72,7 +72,8 @@ static double fast_syscalls(struct space_pool *pool, struct space *sp, unsigned 
 
 	memcpy(copy, loop, sizeof(loop));
 	space_fast_patch(copy, 0);
-	space_fast_set(sp, 0, 39, CODE + SPACE_PAIR_LEN);
+	space_fast_set(sp, 0, &(struct space_site){.kind = SPACE_SITE_PAIR, .nr = 39, .len = 5},
+		       CODE + SPACE_PATCH_LEN);
 	check(space_map_copy(sp, CODE, 0));
 	t = now();
 	for (unsigned i = 0; i < n; i++)

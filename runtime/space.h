@@ -58,25 +58,36 @@ MUST_CHECK int space_unmap(struct space *sp, u64 va, u64 len);
 bool space_queued(const struct space *sp);
 
 /*
- * System calls without a signal (space_fast.c): SPACE_PAIR_LEN bytes of code, MOV imm32 to EAX and
- * SYSCALL, are patched in a copy of their page, with the number of a slot; each space that maps the
- * copy says what the slot stands for there. Code that is entered at the SYSCALL of a patched pair
- * leaves with #UD at that place.
+ * System calls without a signal (space_fast.c): SPACE_PATCH_LEN bytes of code are replaced in a
+ * copy of their page by a jump through a slot; each space that maps the copy says what the slot
+ * stands for there. Code that is entered at the second instruction of a site leaves with #UD or #GP
+ * there.
  *
  * Copies are pages of the pool; space_copy is where to write one. space_map_copy is as space_map,
- * for reading and executing. Slots are to be set before guest code can see a copy with a pair that
- * names them.
+ * for reading and executing. Slots are to be set before guest code can see a copy that names them,
+ * and unset when the space no longer maps it.
  */
 #define SPACE_COPIES      256
 #define SPACE_SLOTS_FAST  512
-#define SPACE_PAIR_LEN    7
+#define SPACE_PATCH_LEN   7
 #define SPACE_SYSCALL_LEN 2
-/* Can patched pairs work in this space? It depends on the place. */
+enum space_site_kind {
+	SPACE_SITE_PAIR,    /* MOV imm32 to EAX or RAX, of 5 or 7 bytes, and SYSCALL */
+	SPACE_SITE_SYSCALL, /* SYSCALL and an instruction of at least 5 bytes */
+};
+struct space_site {
+	enum space_site_kind kind;
+	u32 nr;      /* of a pair */
+	u8 len;      /* of its MOV; of the instruction behind a SYSCALL */
+	u8 insn[15]; /* that instruction, the same wherever it is executed */
+};
+/* Can patched code work in this space? It depends on the place. */
 bool space_fast_able(const struct space *sp);
 u8 *space_copy(struct space_pool *pool, unsigned copy);
-void space_fast_patch(u8 pair[SPACE_PAIR_LEN], unsigned slot);
-/* next: the address behind the pair. */
-void space_fast_set(struct space *sp, unsigned slot, u32 nr, u64 next);
+void space_fast_patch(u8 site[SPACE_PATCH_LEN], unsigned slot);
+/* next: the address behind the system call. */
+void space_fast_set(struct space *sp, unsigned slot, const struct space_site *site, u64 next);
+void space_fast_unset(struct space *sp, unsigned slot);
 MUST_CHECK int space_map_copy(struct space *sp, u64 va, unsigned copy);
 
 /*
@@ -110,7 +121,7 @@ enum space_exit_kind {
 
 struct space_exit {
 	enum space_exit_kind kind;
-	bool fast; /* SPACE_SYSCALL: by a patched pair */
+	bool fast; /* SPACE_SYSCALL: by patched code */
 	u8 vector;
 	u32 error; /* as the processor pushes it; 0 where it pushes none */
 	u64 cr2;   /* page faults */

@@ -203,13 +203,14 @@ bool space_exit_decode(struct space *sp, struct space_regs *regs, struct space_e
 		return false;
 	get_regs(&f.c, regs);
 	get_segments(sp, regs);
-	if (kind == KIND_GUEST && space_meets_stub(sp, regs->rip, 1) &&
-	    (f.info.signo == SPACE_KICK_SIGNAL || f.info.signo == SIGTRAP)) {
-		/* All code of ours that guest code is meant to enter. */
-		if (!space_fast_undo(sp, regs, f.info.signo == SIGTRAP))
+	if (kind == KIND_GUEST && space_meets_stub(sp, regs->rip, 1)) {
+		/* Code of ours that guest code is meant to enter, if at all. */
+		if (f.info.signo == SIGTRAP && space_fast_trap(sp, regs, ex) &&
+		    ex->kind == SPACE_SYSCALL)
+			return true;
+		if (space_meets_stub(sp, regs->rip, 1) &&
+		    (f.info.signo == SIGSYS || !space_fast_undo(sp, regs)))
 			kind = KIND_STUB;
-	} else if (space_meets_stub(sp, regs->rip, 1)) {
-		kind = KIND_STUB;
 	}
 	/* The host's vsyscall page may have faulted on behalf of the call. */
 	if (kind == KIND_STUB || (in_vsyscall(regs->rip) && f.info.signo == SIGSEGV)) {

@@ -1,26 +1,29 @@
 /*
- * System calls without a signal. In a copy of a code page a pair
+ * System calls without a signal. In a copy of a code page seven bytes are
  *
- *     b8 imm32       mov $nr, %eax              ff 24 25 addr32   jmp *slot
- *     0f 05          syscall            is
+ *     ff 24 e5 addr32    jmp *slot
  *
- * and the slot, in the space's own stub, points to a trampoline there:
+ * and the slot, in the space's own stub, points to a trampoline there, which loads RCX with the
+ * address behind the system call, as SYSCALL does, and jumps to space_stub_fast. Copies are shared
+ * by all spaces and name a slot; what it stands for, the address above all, is each space's own.
+ * Two kinds of sites can be patched:
  *
- *     b8 imm32       mov $nr, %eax
- *     48 b9 imm64    movabs $next, %rcx         the instruction behind the pair
- *     e9 rel32       jmp space_stub_fast
+ *     SPACE_SITE_SYSCALL  0f 05 and an instruction of 5 bytes or more that is the same anywhere, as
+ *                         the comparison with -4095 that follows in most C libraries. The way back
+ *                         is not to the instruction, which is gone, but to its copy in the
+ *                         trampoline (space_fast_resume).
+ *     SPACE_SITE_PAIR     MOV of the number to EAX, b8 imm32, or RAX, 48 c7 c0 imm32, and SYSCALL.
  *
- * Copies are shared by all spaces and name a slot; what it stands for, the address above all, is
- * each space's own. RCX and R11 are what SYSCALL changes as well.
+ * A site can be entered in the middle. A kernel restarts system calls at their SYSCALL, a program
+ * may have been interrupted between any two of its instructions, or jump there. In a pair SYSCALL
+ * is at 7, behind the patch, or at 5: slots lie at 0x001eexxx, so there is 1e, no instruction in
+ * 64-bit mode: #UD. In the other kind the second instruction is at 2: there is e5, the input from a
+ * port: #GP (that is why the SIB byte is not the usual 25; without base and index the scale means
+ * nothing). Whoever steps the instruction then, in the guest's own memory, finds what was there.
+ * Only a stub at one of the places gives such slots.
  *
- * The pair can be entered in the middle: a kernel restarts a system call at its SYSCALL, and a
- * program may have been interrupted there. Slots lie at 0x001eexxx, so that the two bytes in the
- * place of SYSCALL are 1e 00: 1e is no instruction in 64-bit mode. The exit is #UD, and whoever
- * steps the instruction, in the guest's own memory, finds SYSCALL. Therefore only a stub at that
- * one place has slots that work.
- *
- * Interrupted on the way into the stub, guest code is put back to where it was: in front of the
- * pair, or at its SYSCALL (space_fast_undo).
+ * Interrupted in a trampoline or on the way into the stub, guest code is put back to where it was
+ * (space_fast_undo).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -36,15 +39,28 @@
 #define COPIES_SIZE (SPACE_COPIES * PAGE_SIZE)
 #define COPIES_AT   (LOWLAND_SPACES + GIB)
 
+#define INSN_LEN_MAX 15
+#define JMP_LEN      5 /* e9 rel32 */
+#define JMP_MEM_LEN  6 /* ff 25 rel32 */
+
 /* Not in our headers' version of fcntl.h everywhere. */
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
 
-/* Offsets of instructions in a trampoline. */
-enum { AT_MOV_EAX = 0, AT_MOV_RCX = 5, AT_JMP = 15, AT_END = 20 };
+/* A trampoline. The page is read-only in the space, so what it says is believed. */
+struct trampoline {
+	u8 code[TRAMPOLINE_SIZE - 24];
+	u64 behind;                   /* the tail's: where it goes on */
+	u64 next;                     /* behind the system call */
+	u8 kind;                      /* 0: free; else enum space_site_kind + 1 */
+	u8 rcx, jump, tail, tail_end; /* offsets of its instructions; tail 0: there is none */
+	u8 before;                    /* length of the site up to next */
+	u8 unused[2];
+};
+_Static_assert(sizeof(struct trampoline) == TRAMPOLINE_SIZE, "trampoline");
 
-/* As executed there: the byte in the place of SYSCALL's first is an invalid opcode. */
+/* As executed there: the byte in the place of a pair's SYSCALL is an invalid opcode. */
 _Static_assert((FAST_BASE + SPACE_FAST) >> 16 == 0x1e, "not the byte that faults");
 _Static_assert((FAST_BASE + SPACE_FAST_CODE - 1) >> 16 == 0x1e, "not for all slots");
 
@@ -84,51 +100,90 @@ u8 *space_copy(struct space_pool *pool, unsigned copy)
 	return pool->copies + copy * PAGE_SIZE;
 }
 
-void space_fast_patch(u8 pair[SPACE_PAIR_LEN], unsigned slot)
+void space_fast_patch(u8 site[SPACE_PATCH_LEN], unsigned slot)
 {
-	u8 jump[SPACE_PAIR_LEN] = {0xff, 0x24, 0x25};
+	u8 jump[SPACE_PATCH_LEN] = {0xff, 0x24, 0xe5};
 	u32 at = (u32)(FAST_BASE + SPACE_FAST + slot * sizeof(u64));
 
-	BUG_ON(slot >= SPACE_FAST_SLOTS);
+	BUG_ON(slot >= SPACE_SLOTS_FAST);
 	memcpy(jump + 3, &at, 4);
-	memcpy(pair, jump, sizeof(jump));
+	memcpy(site, jump, sizeof(jump));
 }
 
-static u8 *trampoline(const struct space *sp, unsigned slot)
+static struct trampoline *trampoline(const struct space *sp, unsigned slot)
 {
-	return sp->slot + SPACE_FAST_CODE + slot * TRAMPOLINE_SIZE;
+	return (struct trampoline *)(sp->slot + SPACE_FAST_CODE) + slot;
 }
 
-void space_fast_set(struct space *sp, unsigned slot, u32 nr, u64 next)
+static u8 *put(u8 *at, const void *bytes, size_t n)
 {
-	u8 *t = trampoline(sp, slot);
-	u64 *pointer = (u64 *)(sp->slot + SPACE_FAST) + slot;
-	u64 here = SPACE_FAST_CODE + slot * TRAMPOLINE_SIZE;
-	u32 rel = (u32)((space_stub_fast - space_stub) - (here + AT_END));
+	memcpy(at, bytes, n);
+	return at + n;
+}
 
-	BUG_ON(slot >= SPACE_FAST_SLOTS);
-	t[AT_MOV_EAX] = 0xb8;
-	memcpy(t + AT_MOV_EAX + 1, &nr, 4);
-	t[AT_MOV_RCX] = 0x48;
-	t[AT_MOV_RCX + 1] = 0xb9;
-	memcpy(t + AT_MOV_RCX + 2, &next, 8);
-	t[AT_JMP] = 0xe9;
-	memcpy(t + AT_JMP + 1, &rel, 4);
-	*pointer = sp->base + here;
+static u16 *hint(struct space *sp, u64 next)
+{
+	return &sp->fast_hint[next * 0x9e3779b97f4a7c15ull >> (64 - SPACE_HINT_BITS)];
+}
+
+void space_fast_set(struct space *sp, unsigned slot, const struct space_site *site, u64 next)
+{
+	struct trampoline *t = trampoline(sp, slot);
+	u64 here = SPACE_FAST_CODE + slot * sizeof(*t);
+	u8 *p = t->code;
+	u32 rel;
+
+	BUG_ON(slot >= SPACE_SLOTS_FAST || site->len > INSN_LEN_MAX);
+	*t = (struct trampoline){.kind = (u8)(site->kind + 1), .next = next};
+	t->before = SPACE_SYSCALL_LEN + (site->kind == SPACE_SITE_PAIR ? site->len : 0);
+	if (site->kind == SPACE_SITE_PAIR)
+		p = put(put(p, "\xb8", 1), &site->nr, 4);
+	t->rcx = (u8)(p - t->code);
+	p = put(put(p, "\x48\xb9", 2), &next, 8);
+	t->jump = (u8)(p - t->code);
+	rel = (u32)((u64)(space_stub_fast - space_stub) - (here + t->jump + JMP_LEN));
+	p = put(put(p, "\xe9", 1), &rel, 4);
+	if (site->kind == SPACE_SITE_SYSCALL) {
+		t->tail = (u8)(p - t->code);
+		p = put(p, site->insn, site->len);
+		t->tail_end = (u8)(p - t->code);
+		rel = (u32)(offsetof(struct trampoline, behind) - t->tail_end - JMP_MEM_LEN);
+		put(put(p, "\xff\x25", 2), &rel, 4);
+		t->behind = next + site->len;
+		*hint(sp, next) = (u16)slot;
+	}
+	((u64 *)(sp->slot + SPACE_FAST))[slot] = sp->base + here;
 	/* Another processor runs what this one has written: it has to execute something that
 	 * serializes in between. SDM vol. 3, 8.1.3. */
 	sp->serialize = true;
 }
 
+void space_fast_unset(struct space *sp, unsigned slot)
+{
+	BUG_ON(slot >= SPACE_SLOTS_FAST);
+	*trampoline(sp, slot) = (struct trampoline){0};
+	sp->serialize = true;
+}
+
+u64 space_fast_resume(struct space *sp, u64 rip)
+{
+	unsigned slot = *hint(sp, rip);
+	const struct trampoline *t = trampoline(sp, slot);
+
+	if (likely(t->next != rip || !t->tail))
+		return rip;
+	return sp->base + SPACE_FAST_CODE + slot * sizeof(*t) + t->tail;
+}
+
 void space_fast_clear(struct space *sp)
 {
 	memset(sp->slot + SPACE_FAST, 0, SPACE_SIZE - SPACE_FAST);
+	memset(sp->fast_hint, 0, sizeof(sp->fast_hint));
 }
 
-/* The address of the instruction behind a system call, if it can be one. */
 static bool next_valid(u64 next)
 {
-	return next >= SPACE_PAIR_LEN && next < SPACE_USER_END;
+	return next >= PAGE_SIZE && next < SPACE_USER_END;
 }
 
 void space_fast_decode(struct space *sp, struct space_regs *r, struct space_exit *ex)
@@ -154,39 +209,56 @@ void space_fast_decode(struct space *sp, struct space_regs *r, struct space_exit
 }
 
 /* Interrupted in a trampoline. */
-static bool undo_trampoline(const struct space *sp, struct space_regs *r, u64 off, bool trap)
+static bool undo_trampoline(const struct space *sp, struct space_regs *r, u64 off)
 {
-	const u8 *t = trampoline(sp, (unsigned)(off / TRAMPOLINE_SIZE));
-	u64 next;
-	u32 nr;
+	const struct trampoline *t = trampoline(sp, (unsigned)(off / sizeof(*t)));
+	unsigned at = off % sizeof(*t);
 
-	memcpy(&nr, t + AT_MOV_EAX + 1, 4);
-	memcpy(&next, t + AT_MOV_RCX + 2, 8);
-	if (!next_valid(next))
+	if (!t->kind)
 		return false;
-	switch (off % TRAMPOLINE_SIZE) {
-	case AT_MOV_EAX:
-		if (!trap) {
-			r->rip = next - SPACE_PAIR_LEN;
-			return true;
-		}
-		/* The jump stands for the MOV, and that has been executed. */
-		r->gpr[0] = nr;
-		break;
-	case AT_MOV_RCX:
-	case AT_JMP: break;
-	default: return false;
-	}
-	r->rip = next - SPACE_SYSCALL_LEN;
+	if (at == t->rcx || at == t->jump)
+		r->rip = t->next - SPACE_SYSCALL_LEN;
+	else if (at == 0)
+		r->rip = t->next - t->before;
+	else if (t->tail && at == t->tail)
+		r->rip = t->next;
+	else if (t->tail && at == t->tail_end)
+		r->rip = t->behind;
+	else
+		return false;
 	return true;
 }
 
-bool space_fast_undo(const struct space *sp, struct space_regs *r, bool trap)
+bool space_fast_trap(const struct space *sp, struct space_regs *r, struct space_exit *ex)
+{
+	u64 off = r->rip - sp->base - SPACE_FAST_CODE;
+	const struct trampoline *t;
+
+	if (off >= SPACE_SIZE - SPACE_FAST_CODE || off % sizeof(*t))
+		return false;
+	t = trampoline(sp, (unsigned)(off / sizeof(*t)));
+	if (!t->kind)
+		return false;
+	if (t->kind - 1 == SPACE_SITE_PAIR) {
+		u32 nr;
+
+		memcpy(&nr, t->code + 1, sizeof(nr));
+		r->gpr[0] = nr;
+		r->rip = t->next - SPACE_SYSCALL_LEN;
+		return true;
+	}
+	r->rip = r->gpr[1] = t->next;
+	r->gpr[11] = r->rflags;
+	*ex = (struct space_exit){.kind = SPACE_SYSCALL};
+	return true;
+}
+
+bool space_fast_undo(const struct space *sp, struct space_regs *r)
 {
 	u64 off = r->rip - sp->base;
 
 	if (off >= SPACE_FAST_CODE)
-		return undo_trampoline(sp, r, off - SPACE_FAST_CODE, trap);
+		return off < SPACE_SIZE && undo_trampoline(sp, r, off - SPACE_FAST_CODE);
 	if (off < (u64)(space_stub_fast - space_stub) ||
 	    off >= (u64)(space_stub_fast_saved - space_stub) || !next_valid(r->gpr[1]))
 		return false;

@@ -13,9 +13,11 @@
 #include "space_layout.h"
 
 #define SPACE_SLOTS 512 /* the first is the zygote's */
-#define SPACE_QUEUE 63  /* with a wake at most half a ring: it never wraps onto unfinished records \
-			 */
-#define SPACE_USER_END 0x7ffffffff000ull
+#define SPACE_QUEUE                                                                                \
+	63 /* with a wake at most half a ring: it never wraps onto unfinished records              \
+	    */
+#define SPACE_USER_END  0x7ffffffff000ull
+#define SPACE_HINT_BITS 10
 
 /* Descriptors in the zygote and, but for the last, the mappers; guest tasks have none. */
 #define SPACE_RAM_FD    0
@@ -56,8 +58,10 @@ struct space {
 	u32 guest_spin; /* and, in G, for the next run */
 	u64 xsave_off;  /* in the slot: where the vector state is, unless it is live */
 	bool live;      /* it is in G's registers */
-	bool serialize; /* code has changed: the next way in is to be an IRETQ */
-	bool segments;  /* G has in its segment registers what it had when it left: */
+	u16 fast_hint[BIT(
+	    SPACE_HINT_BITS)]; /* by the address behind a system call: its slot, perhaps */
+	bool serialize;        /* code has changed: the next way in is to be an IRETQ */
+	bool segments;         /* G has in its segment registers what it had when it left: */
 	struct {
 		u64 fs_base, gs_base;
 		u16 ds, es, fs, gs;
@@ -191,9 +195,14 @@ void space_fast_free(struct space_pool *pool);
 void space_fast_clear(struct space *sp);
 /* The exit a patched system call reported, and its registers. */
 void space_fast_decode(struct space *sp, struct space_regs *regs, struct space_exit *ex);
-/* Guest code was interrupted on its way into the stub: make the registers those it had at the
- * system call. trap: by a single-step trap. False: RIP is nowhere on that way. */
-bool space_fast_undo(const struct space *sp, struct space_regs *regs, bool trap);
+/* Guest code was interrupted on its way into the stub: make the registers those it had. False: RIP
+ * is nowhere on that way. */
+bool space_fast_undo(const struct space *sp, struct space_regs *regs);
+/* A single-step trap came with the first instruction of a patched site: what it stands for has been
+ * executed. False: RIP is not behind that. */
+bool space_fast_trap(const struct space *sp, struct space_regs *regs, struct space_exit *ex);
+/* Where to enter guest code that is to go on at rip. */
+u64 space_fast_resume(struct space *sp, u64 rip);
 
 /* space_run.c */
 /* Have G put its vector state where xsave_off says. False: it is lost with the space. */

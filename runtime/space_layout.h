@@ -29,14 +29,14 @@
 #define SPACE_STACK_SIZE 0x8000
 #define SPACE_FAST       0xe000
 #define SPACE_FAST_CODE  0xf000
-#define SPACE_SIZE       0x13000
+#define SPACE_SIZE       0x17000
 
 /* Patched system calls: a slot each, of a pointer and a trampoline. space_fast.c */
 #define SPACE_FAST_SLOTS 512 /* SPACE_SLOTS_FAST of space.h */
-#define TRAMPOLINE_SIZE  32
+#define TRAMPOLINE_SIZE  64
 
 /* A signal frame at the top of the stack fits; below it the registers for the entry; a signal that
- * comes while the stub runs goes further below. */
+ * comes while the stub runs goes further below, and some more can before their handlers begin. */
 #define SPACE_FRAME_MAX 0x1000
 #define SPACE_STACK_TOP (SPACE_STACK + SPACE_STACK_SIZE)
 #define SPACE_IMAGE     (SPACE_STACK_TOP - SPACE_FRAME_MAX - 0x100)

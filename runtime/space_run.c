@@ -41,7 +41,7 @@ static u16 host_selector(u16 guest)
 }
 
 /* Segment registers, unless G has them already. */
-static void write_segments(struct space *sp, const struct space_regs *r)
+static u32 write_segments(struct space *sp, const struct space_regs *r)
 {
 	const u16 ds = host_selector(r->ds), es = host_selector(r->es);
 	const u16 fs = host_selector(r->fs), gs = host_selector(r->gs);
@@ -49,14 +49,14 @@ static void write_segments(struct space *sp, const struct space_regs *r)
 
 	if (sp->segments && r->fs_base == sp->has.fs_base && r->gs_base == sp->has.gs_base &&
 	    ds == sp->has.ds && es == sp->has.es && fs == sp->has.fs && gs == sp->has.gs)
-		return;
-	c->order |= ORDER_SEGMENTS;
+		return 0;
 	c->fs_base = r->fs_base;
 	c->gs_base = r->gs_base;
 	c->ds = ds;
 	c->es = es;
 	c->fs = fs;
 	c->gs = gs;
+	return ORDER_SEGMENTS;
 }
 
 /* What the stub loads before guest code begins. */
@@ -65,6 +65,8 @@ static void write_entry(struct space *sp, const struct space_regs *r)
 	struct space_image *i = (struct space_image *)(sp->slot + SPACE_IMAGE);
 	struct space_ctl *c = space_ctl(sp);
 	const u64 *g = r->gpr;
+	u32 order;
+	bool plain = r->cs == SPACE_CS64 && !(r->rflags & (FLAG_TF | FLAG_NT));
 
 	*i = (struct space_image){.clean_flags = SPACE_FLAGS_FIXED,
 				  .rax = g[0],
@@ -83,20 +85,21 @@ static void write_entry(struct space *sp, const struct space_regs *r)
 				  .r13 = g[13],
 				  .r14 = g[14],
 				  .r15 = g[15],
-				  .rip = r->rip,
+				  .rip = plain ? space_fast_resume(sp, r->rip) : r->rip,
 				  .cs = r->cs,
 				  .rflags = (r->rflags & SPACE_USER_FLAGS) | SPACE_FLAGS_FIXED,
 				  .ss = SELECTOR_DATA};
-	c->order = 0;
-	if (r->cs != SPACE_CS64 || r->rflags & (FLAG_TF | FLAG_NT) || sp->serialize)
-		c->order |= ORDER_IRET;
-	write_segments(sp, r);
+	order = write_segments(sp, r);
+	if (!plain || sp->serialize)
+		order |= ORDER_IRET;
 	if (!sp->live) {
-		c->order |= ORDER_LOAD;
+		order |= ORDER_LOAD;
 		c->rfbm = sp->pool->xsave_mask;
 		c->xsave = sp->base + sp->xsave_off;
 		space_xsave_clean(sp);
 	}
+	if (c->order != order)
+		c->order = order;
 }
 
 static bool regs_valid(const struct space_regs *r)
@@ -227,11 +230,11 @@ static bool sleep_for_exit(struct space *sp, const _Atomic u32 *stop)
 static bool do_run(struct space *sp, bool leave, const _Atomic u32 *stop, bool *entered)
 {
 	struct space_ctl *c = space_ctl(sp);
-	struct space_state *st = space_state(sp);
+	u32 spin;
 
-	atomic_store(&st->frame, 0);
-	atomic_store(&st->kind, KIND_NONE);
-	atomic_store(&c->kick, 0);
+	/* A word that the other side has read costs much more to write than to look at. */
+	if (atomic_load(&c->kick))
+		atomic_store(&c->kick, 0);
 	/* From here on space_kick acts; before, *stop is seen. An order is no run of guest code: it
 	 * would never get done if each try were kicked before G is awake. */
 	atomic_store(&sp->running, stop != &never);
@@ -240,7 +243,9 @@ static bool do_run(struct space *sp, bool leave, const _Atomic u32 *stop, bool *
 		atomic_store(&sp->running, false);
 		return true;
 	}
-	atomic_store(&c->spin, space_place_near(sp) ? 0 : sp->guest_spin);
+	spin = space_place_near(sp) ? 0 : sp->guest_spin;
+	if (atomic_load(&c->spin) != spin)
+		atomic_store(&c->spin, spin);
 	if (!++sp->run) /* 0 says that G died */
 		sp->run++;
 	atomic_store(&c->go, sp->run);

@@ -1,9 +1,9 @@
 /*
  * Patching system calls (space_fast.c says what a patch is).
  *
- * A pair MOV imm32, EAX; SYSCALL that has left by a signal HOT times is patched, in a copy of its
- * guest-physical page. Spaces map the copy in place of the page wherever the guest's tables give
- * user code the right to read and execute it, and not to write.
+ * A system call that has left by a signal HOT times is patched, if what stands before or behind it
+ * allows that, in a copy of its guest-physical page. Spaces map the copy in place of the page
+ * wherever the guest's tables give user code the right to read and execute it, and not to write.
  *
  *  - A copy is right as long as its page is: the page is marked as code (op_note_code), so nobody
  *    has it mapped writable, and whoever writes it says so (user_fast_code_gone). Before that
@@ -13,8 +13,9 @@
  *  - The shadow knows nothing of copies: it maps, protects and unmaps addresses, and the functions
  *    here put the one or the other there.
  *
- * What a guest could notice: a program that reads its own code as data finds the patch; so it does
- * when it jumps into the middle of the MOV. -fast-syscalls off.
+ * What a guest could notice: a program that reads its own code as data finds the patch. A pair is
+ * taken for one by its bytes, and by RAX being what they say: code that jumps into the middle of
+ * the MOV would execute something else. -fast-syscalls off.
  */
 #include "user_fast.h"
 
@@ -26,12 +27,13 @@
 #define HOT       64u
 #define SITES_MAX 32u   /* in a page */
 #define COUNTERS  1024u /* a power of two */
-#define NR_MAX    0x1000u
+#define NR_MAX    0xfffu
 #define READ_EXEC (PROT_READ | PROT_EXEC)
 
 struct site {
-	u16 off, slot;
-	u32 nr;
+	u16 slot, off; /* in the page: of the first byte patched */
+	u16 next;      /* behind the system call */
+	struct space_site what;
 };
 
 struct copy {
@@ -111,20 +113,28 @@ static gpa_t page_at(const struct ram *ram, u64 ram_off)
 	return ram_off < ram->low_end ? ram_off : ram_off - ram->low_end + RAM_HIGH_START;
 }
 
+/* A copy will no longer be mapped. */
+static void forget_copy(struct user_fast_space *s, unsigned i)
+{
+	const struct copy *p = &s->fast->copy[i];
+
+	s->va[i] = 0;
+	s->mapped--;
+	for (unsigned k = 0; k < p->n_sites; k++)
+		space_fast_unset(s->space, p->site[k].slot);
+}
+
 /* The range will show something else. */
 static void forget(struct user_fast_space *s, gva_t va, u64 len)
 {
-	for (unsigned i = 0; s->mapped && i < SPACE_COPIES; i++) {
-		if (!s->va[i] || s->va[i] - va >= len)
-			continue;
-		s->va[i] = 0;
-		s->mapped--;
-	}
+	for (unsigned i = 0; s->mapped && i < SPACE_COPIES; i++)
+		if (s->va[i] && s->va[i] - va < len)
+			forget_copy(s, i);
 }
 
 static void set_slot(const struct user_fast_space *s, unsigned copy, const struct site *site)
 {
-	space_fast_set(s->space, site->slot, site->nr, s->va[copy] + site->off + SPACE_PAIR_LEN);
+	space_fast_set(s->space, site->slot, &site->what, s->va[copy] + site->next);
 }
 
 static int map_copy(struct user_fast_space *s, gva_t va, unsigned copy)
@@ -180,8 +190,7 @@ int user_fast_protect(struct user_fast_space *s, gva_t va, u64 len, int prot)
 			continue;
 		rc = space_map(s->space, s->va[i], PAGE_SIZE, prot,
 			       ram_offset(f->c->mmu.ram, f->copy[i].page));
-		s->va[i] = 0;
-		s->mapped--;
+		forget_copy(s, i);
 	}
 	return rc ? rc : space_protect(s->space, va, len, prot);
 }
@@ -204,15 +213,47 @@ static bool may_belong(u8 before)
 	return (before & 0xf0) == 0x40 || memchr(these, before, sizeof(these));
 }
 
-/* Is there a pair at off, which has just been executed as one? */
-static bool is_pair(const u8 *page, unsigned off, u64 rax)
+/* Is there a MOV in front of a SYSCALL, at off, that has just been executed together with it? */
+static bool find_mov(const u8 *page, unsigned off, u64 rax, const char *opcode, struct site *s)
 {
-	const u8 *p = page + off;
+	unsigned n = (unsigned)strlen(opcode), len = n + sizeof(u32), at = off - len;
 	u32 nr;
 
-	memcpy(&nr, p + 1, 4);
-	return p[0] == 0xb8 && p[5] == 0x0f && p[6] == 0x05 && nr == rax && nr < NR_MAX &&
-	       !may_belong(p[-1]);
+	if (off <= len) /* what is in front of it counts, too */
+		return false;
+	memcpy(&nr, page + at + n, sizeof(nr));
+	if (memcmp(page + at, opcode, n) || nr != rax || nr > NR_MAX || may_belong(page[at - 1]))
+		return false;
+	*s = (struct site){.off = (u16)at,
+			   .next = (u16)(off + SPACE_SYSCALL_LEN),
+			   .what = {.kind = SPACE_SITE_PAIR, .nr = nr, .len = (u8)len}};
+	return true;
+}
+
+static bool find_pair(const u8 *page, unsigned off, u64 rax, struct site *s)
+{
+	return find_mov(page, off, rax, "\xb8", s) || find_mov(page, off, rax, "\x48\xc7\xc0", s);
+}
+
+/* Is the instruction behind a SYSCALL, at off, one that can be executed elsewhere, and as long as
+ * must be? */
+static bool find_syscall(struct user_fast *f, const u8 *page, unsigned off, struct site *s)
+{
+	unsigned next = off + SPACE_SYSCALL_LEN;
+	struct insn in;
+	int len;
+
+	if (next >= PAGE_SIZE)
+		return false;
+	len = decoder_decode(f->c->engine->decoder, page + next,
+			     MIN((size_t)INSN_MAX_LEN, PAGE_SIZE - next), INSN_MODE_64, &in);
+	if (len < SPACE_PATCH_LEN - SPACE_SYSCALL_LEN || in.class != CLASS_IDENTICAL)
+		return false;
+	*s = (struct site){.off = (u16)off,
+			   .next = (u16)next,
+			   .what = {.kind = SPACE_SITE_SYSCALL, .len = (u8)len}};
+	memcpy(s->what.insn, page + next, (size_t)len);
+	return true;
 }
 
 static int take_slot(struct user_fast *f)
@@ -246,8 +287,8 @@ static int copy_of(struct user_fast *f, gpa_t page)
 	return i;
 }
 
-/* Patch a pair that nobody has patched. False: there is no room. */
-static bool patch(struct user_fast *f, gpa_t page, unsigned off, u32 nr)
+/* Patch a site that is not patched. False: there is no room. */
+static bool patch(struct user_fast *f, gpa_t page, const struct site *found)
 {
 	int copy = copy_of(f, page), slot;
 	struct user_fast_space *s;
@@ -259,44 +300,56 @@ static bool patch(struct user_fast *f, gpa_t page, unsigned off, u32 nr)
 	if (slot < 0)
 		return false;
 	site = &f->copy[copy].site[f->copy[copy].n_sites++];
-	*site = (struct site){.off = (u16)off, .slot = (u16)slot, .nr = nr};
+	*site = *found;
+	site->slot = (u16)slot;
 	for (s = f->spaces; s; s = s->next)
 		if (s->va[copy])
 			set_slot(s, (unsigned)copy, site);
-	space_fast_patch(space_copy(f->pool, (unsigned)copy) + off, (unsigned)slot);
-	f->c->stats->n[STAT_user_pairs_patched]++;
+	space_fast_patch(space_copy(f->pool, (unsigned)copy) + site->off, (unsigned)slot);
+	f->c->stats->n[STAT_user_sites_patched]++;
 	return true;
 }
 
-static bool is_patched(const struct user_fast *f, gpa_t page, unsigned off)
+static bool is_patched(const struct user_fast *f, gpa_t page, unsigned next)
 {
 	int copy = f->copy_of[page >> 12] - 1;
 
 	for (unsigned i = 0; copy >= 0 && i < f->copy[copy].n_sites; i++)
-		if (f->copy[copy].site[i].off == off)
+		if (f->copy[copy].site[i].next == next)
 			return true;
 	return false;
 }
 
-/* The pair before next is hot. */
+/* Patch the SYSCALL at off, unless that has been done. */
+static bool patch_syscall(struct user_fast *f, gpa_t page, unsigned off)
+{
+	const u8 *code = f->c->mmu.ram->window + page;
+	struct site site;
+
+	if (is_patched(f, page, off + SPACE_SYSCALL_LEN))
+		return true;
+	if (code[off] != 0x0f || code[off + 1] != 0x05)
+		return false;
+	return (find_syscall(f, code, off, &site) ||
+		find_pair(code, off, f->c->gpr[GPR_RAX], &site)) &&
+	       patch(f, page, &site);
+}
+
+/* The SYSCALL before next is hot. */
 static void consider(struct user_fast_space *s, gva_t next)
 {
 	struct user_fast *f = s->fast;
 	struct cpu *c = f->c;
-	gva_t at = next - SPACE_PAIR_LEN;
+	gva_t at = next - SPACE_SYSCALL_LEN;
 	unsigned off = at & ~PAGE_MASK;
 	struct walk w;
 
-	/* All of it and the byte in front in one page. */
-	if (!off || off + SPACE_PAIR_LEN > PAGE_SIZE)
-		return;
-	if (mmu_probe(c->mmu.ram, &c->mmu.pg, at, MMU_EXEC, true, &w) || w.writable ||
+	if (off + SPACE_SYSCALL_LEN > PAGE_SIZE ||
+	    mmu_probe(c->mmu.ram, &c->mmu.pg, at, MMU_EXEC, true, &w) || w.writable ||
 	    !ram_contains(c->mmu.ram, w.gpa))
 		return;
-	if (!is_patched(f, w.gpa & PAGE_MASK, off) &&
-	    (!is_pair(c->mmu.ram->window + (w.gpa & PAGE_MASK), off, c->gpr[GPR_RAX]) ||
-	     !patch(f, w.gpa & PAGE_MASK, off, (u32)c->gpr[GPR_RAX]))) {
-		c->stats->n[STAT_user_pairs_refused]++;
+	if (!patch_syscall(f, w.gpa & PAGE_MASK, off)) {
+		c->stats->n[STAT_user_sites_refused]++;
 		return;
 	}
 	/* Maps the page anew, as a copy now, in the shadow's knowledge. If it fails, it is as if
@@ -332,8 +385,7 @@ static void drop(struct user_fast *f, unsigned i)
 
 		if (!va)
 			continue;
-		s->va[i] = 0;
-		s->mapped--;
+		forget_copy(s, i);
 		rc = space_unmap(s->space, va, PAGE_SIZE);
 		rc = rc ? rc
 			: space_map(s->space, va, PAGE_SIZE, READ_EXEC,

@@ -9,10 +9,12 @@ With --qemu QEMU runs the same scenarios, which tests the tests: they must pass 
 (scripts/fetch-guests).
 """
 import argparse
+import gzip
 import hashlib
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +22,7 @@ import time
 from console import Console, Failure
 from patching import patch_everything
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 SKIPPED = 77
 TRIPLE_FAULT = 4
 
@@ -396,6 +399,46 @@ def triplefault(setup):
             check(con, "ringshift: triple fault" in con.stderr(), "no report on stderr")
 
 
+def run_syscalls(setup, disk, *options):
+    """Boot into the program; ringshift's counters, or None."""
+    with Console(setup.command("-nographic", "-no-reboot", "--stats=json", *options,
+                               *setup.linux("vmlinuz-cloud", "quiet panic=-1 rdinit=/syscalls",
+                                            initrd=None), "-initrd", disk), tty=False) as con:
+        con.expect(rb"SYSCALLS OK", BOOT, TROUBLE + rb"|SYSCALLS FAILED[^\n]*")
+        status = con.wait(END)
+        check(con, status == 0, f"ended with status {status}")
+        return None if setup.args.qemu else json.loads(con.stderr())
+
+
+def syscalls(setup):
+    """cloud kernel, a program (syscalls.c) that makes and rewrites system calls; with and without
+    patching"""
+    with tempfile.TemporaryDirectory() as scratch:
+        disk = os.path.join(scratch, "initrd")
+        try:
+            subprocess.run(["cc", "-O2", "-static", "-o", os.path.join(scratch, "syscalls"),
+                            os.path.join(HERE, "syscalls.c")], check=True)
+            archive = subprocess.run(["cpio", "-o", "-H", "newc", "-R", "0:0", "--quiet"],
+                                     input=b"syscalls\n", cwd=scratch, check=True,
+                                     stdout=subprocess.PIPE).stdout
+        except FileNotFoundError as missing:
+            raise Missing(missing.filename) from missing
+        with open(disk, "wb") as out, open(setup.guest("initramfs.gz"), "rb") as first:
+            out.write(first.read() + gzip.compress(archive))
+        stats = run_syscalls(setup, disk)
+        if not stats:
+            return
+        fast = stats["space_fast_syscalls"]
+        print(f"{fast} of {stats['space_syscalls']} system calls without a signal, "
+              f"{stats['user_sites_patched']} patched, {stats['user_copies_dropped']} dropped")
+        if setup.args.accel == "bt":
+            assert fast > stats["space_syscalls"] / 2, stats
+            assert stats["user_copies_dropped"] > 10, stats
+            assert stats["space_killed"] == 0, stats
+            stats = run_syscalls(setup, disk, "-fast-syscalls", "off")
+            assert stats["space_fast_syscalls"] == 0, stats
+
+
 def memtest_options(setup):
     return ["-m", "64M", "-kernel", setup.guest("memtest64.bin"),
             "-append", "console=ttyS0,115200 nopause nobench nosm nosmp"]
@@ -432,7 +475,7 @@ def memtest(setup):
             check(con, not con.log, f"output on stdout: {con.log[:100]!r}")
 
 
-SCENARIOS = {f.__name__: f for f in (cloud, noacpi, cloud5g, memtest, stub, generic, patching,
+SCENARIOS = {f.__name__: f for f in (cloud, noacpi, cloud5g, syscalls, memtest, stub, generic, patching,
                                      patching_generic, panic, restart, triplefault)}
 
 

@@ -12,16 +12,33 @@ TestSuite(space_fast, .timeout = 60);
 #define UD 6
 #define DB 1
 
-/* A page whose pair at `pair` is patched, with slot 7. */
-static void patch(struct rig *x, u64 pair, u32 nr)
+/* Map a copy of the code whose bytes at `at` are patched, with slot 7. */
+static void patch_site(struct rig *x, u64 at, const struct space_site *site, u64 next)
 {
 	u8 *copy = space_copy(x->pool, 3);
 
 	memcpy(copy, x->ram, PAGE_SIZE);
-	cr_assert_eq(copy[pair], 0xb8);
-	space_fast_patch(copy + pair, 7);
-	space_fast_set(x->sp, 7, nr, RIG_CODE + pair + SPACE_PAIR_LEN);
+	space_fast_patch(copy + at, 7);
+	space_fast_set(x->sp, 7, site, RIG_CODE + next);
 	cr_assert_eq(space_map_copy(x->sp, RIG_CODE, 3), 0);
+}
+
+static void patch(struct rig *x, u64 pair, u32 nr)
+{
+	cr_assert_eq(x->ram[pair], 0xb8);
+	patch_site(x, pair, &(struct space_site){.kind = SPACE_SITE_PAIR, .nr = nr, .len = 5},
+		   pair + SPACE_PATCH_LEN);
+}
+
+/* The SYSCALL at `at`, and the instruction of len bytes behind it. */
+static void patch_syscall(struct rig *x, u64 at, u8 len)
+{
+	struct space_site site = {.kind = SPACE_SITE_SYSCALL, .len = len};
+
+	cr_assert_eq(x->ram[at], 0x0f);
+	cr_assert_eq(x->ram[at + 1], 0x05);
+	memcpy(site.insn, x->ram + at + 2, len);
+	patch_site(x, at, &site, at + 2);
 }
 
 CODE(plain, "mov $39, %eax; syscall; ud2");
@@ -106,6 +123,69 @@ Test(space_fast, a_step_ends_between_the_two)
 	cr_expect_eq(x.r.rip, RIG_CODE + 5);
 	cr_expect_eq(x.r.gpr[RAX], 39);
 	cr_expect_eq(x.r.gpr[RCX], 55);
+	rig_close(&x);
+}
+
+/* As C libraries have it. */
+CODE(compare, "syscall; cmp $-4095, %rax; setae %bl; ud2");
+#define COMPARE_LEN 6
+#define GP          13
+
+Test(space_fast, a_system_call_goes_on_behind_itself)
+{
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	rig_code(&x, compare);
+	patch_syscall(&x, 0, COMPARE_LEN);
+	for (unsigned n = 0; n < 2; n++) {
+		x.r.rip = RIG_CODE;
+		x.r.rflags = 0x202;
+		x.r.gpr[RAX] = 1000 + n;
+		rig_syscall(&x, 1000 + n);
+		cr_expect(x.ex.fast);
+		cr_expect_eq(x.r.rip, RIG_CODE + 2);
+		cr_expect_eq(x.r.gpr[RCX], RIG_CODE + 2);
+		cr_expect_eq(x.r.gpr[R11], 0x202);
+		x.r.gpr[RAX] = n ? (u64)-5 : 5;
+		x.r.gpr[RBX] = 77;
+		rig_run(&x, SPACE_FAULT);
+		cr_expect_eq(x.ex.vector, UD);
+		cr_expect_eq(x.r.rip, RIG_CODE + 11);
+		cr_expect_eq(x.r.gpr[RBX], n);
+	}
+	rig_close(&x);
+}
+
+CODE(over, "jmp 1f; .skip 14, 0x90; syscall; 1: cmp $-4095, %rax; ud2");
+
+Test(space_fast, what_stands_behind_a_patched_one_is_reported)
+{
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	rig_code(&x, over);
+	patch_syscall(&x, 16, COMPARE_LEN);
+	rig_run(&x, SPACE_FAULT);
+	cr_expect_eq(x.ex.vector, GP);
+	cr_expect_eq(x.r.rip, RIG_CODE + 18);
+	/* Nor does a step get lost there. */
+	x.r.rflags |= 0x100;
+	rig_run(&x, SPACE_FAULT);
+	cr_expect_eq(x.r.rip, RIG_CODE + 18);
+	x.r.rip = RIG_CODE + 16;
+	x.r.gpr[RAX] = 7;
+	rig_syscall(&x, 7);
+	cr_expect_eq(x.r.rip, RIG_CODE + 18);
+	cr_expect_eq(x.r.rflags & 0x100, 0x100);
+	/* A slot that is unset leads nowhere, and the way back neither. */
+	x.r.rflags = 0x202;
+	space_fast_unset(x.sp, 7);
+	rig_run(&x, SPACE_FAULT);
+	cr_expect_eq(x.ex.vector, GP);
+	cr_expect_eq(x.r.rip, RIG_CODE + 18);
 	rig_close(&x);
 }
 
