@@ -172,7 +172,9 @@ void space_post(struct space *sp, const struct space_record *r, unsigned n);
 /* Wait until it has executed all; -EIO if it died, -ETIMEDOUT. The word is the mapper's only if
  * guest code cannot write it now. */
 MUST_CHECK int space_await(struct space *sp);
-/* Can what is queued be left to the mapper, who then releases G? Now it is parked if so. */
+/* See for certain that it has executed all, whatever the space says. -EIO: the space is dead. */
+MUST_CHECK int space_settle(struct space *sp);
+/* Can what is queued be left to the mapper, who then releases G? If so G has been moved now. */
 bool space_leave_able(struct space *sp);
 /* Do so: false if that failed, and the space is dead. */
 bool space_leave_queue(struct space *sp);

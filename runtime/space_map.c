@@ -55,6 +55,26 @@ static int make_room(struct space *sp, unsigned n)
 	return 0;
 }
 
+/* The mapper sleeps only when it has executed all there is; it stays asleep here. */
+int space_settle(struct space *sp)
+{
+	struct space_ctl *c = space_ctl(sp);
+	u64 end = space_now_ms() + AWAIT_MS;
+
+	while (sp->proven != sp->tail) {
+		if (space_futex_move(&c->tail, sp->tail, (u32 *)&c->tail)) {
+			sp->proven = sp->tail;
+			break;
+		}
+		if (space_gone(sp->mapper) || space_now_ms() > end) {
+			space_kill(sp);
+			return -EIO;
+		}
+		sched_yield();
+	}
+	return 0;
+}
+
 void space_post(struct space *sp, const struct space_record *r, unsigned n)
 {
 	struct space_record *ring = (struct space_record *)(sp->slot + SPACE_RING);

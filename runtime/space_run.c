@@ -382,11 +382,19 @@ static int park_stopped(struct space *sp)
 
 int space_park(struct space *sp)
 {
+	struct space_ctl *c = space_ctl(sp);
+
 	if (sp->dead)
 		return -EIO;
 	if (sp->parked || sp->stopped)
 		return 0;
 	SPACE_COUNT(sp, space_parks);
+	/* Or a wake that was left to the mapper comes later. It may have come for a G that has been
+	 * moved already. */
+	if (space_settle(sp))
+		return -EIO;
+	if (sp->moved)
+		sp->moved = space_futex_move((_Atomic u32 *)&c->park, c->park, &c->park);
 	sp->parked = park_soon(sp);
 	return sp->parked ? 0 : park_stopped(sp);
 }

@@ -19,7 +19,8 @@
  *
  * A program that lies (writes the page it shares with us) can only bring its own registers into a
  * state it could have reached anyway. It could also claim to have left and run on: so before the
- * guest's kernel goes on past a flush that concerns it, the space is parked (space.h).
+ * guest's kernel goes on past a flush that takes something from it, or leaves its tables, the space
+ * is parked (space.h).
  *
  * The vector state stays in the space's signal frame until somebody asks (cpu_fetch_vec).
  *
@@ -57,9 +58,9 @@ struct user_space {
 	unsigned avoid; /* places of the stub that have not done */
 	bool collided;  /* the guest maps something where the stub lies */
 	struct user_fast_space fast;
-	bool fresh;     /* has not been run */
-	bool expecting; /* the guest's kernel has been told of a page fault at */
-	gva_t expected; /* so that there is a page by now, probably */
+	bool fresh;        /* has not been run */
+	bool expecting;    /* the guest's kernel has been told of a page fault at */
+	gva_t expected;    /* so that there is a page by now, probably */
 	UT_hash_handle hh; /* by cr3 */
 };
 

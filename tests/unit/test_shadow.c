@@ -586,6 +586,31 @@ Test(shadow, neighbours_come_along)
 	close_world(x);
 }
 
+Test(shadow, what_is_expected_is_mapped_once)
+{
+	struct world *x = open_world(16 * MIB);
+
+	map4k(x, VA, DATA | KERNEL);
+	*pte(x, VA, 1) &= ~PTE_P;
+	shadow_expect(x->shadow, &x->pg, VA);
+	expect_rights(VA, NONE);
+	*pte(x, VA, 1) |= PTE_P;
+	shadow_expect(x->shadow, &x->pg, VA);
+	expect_rights(VA, RO);
+	cr_assert(!(*pte(x, VA, 1) & PTE_D), "it will perhaps not be written");
+	shadow_expect(x->shadow, &x->pg, VA);
+	cr_assert_eq(x->stats.n[STAT_shadow_expected], 1);
+	*pte(x, VA, 1) |= PTE_D; /* more rights, without a flush */
+	shadow_expect(x->shadow, &x->pg, VA);
+	expect_rights(VA, RW);
+	*pte(x, VA, 1) += PAGE_SIZE;
+	shadow_expect(x->shadow, &x->pg, VA);
+	same_byte(x, VA, DATA + PAGE_SIZE, true);
+	shadow_expect(x->shadow, &x->pg, ~0ull >> 1);
+	cr_assert_eq(x->stats.n[STAT_shadow_expected], 3);
+	close_world(x);
+}
+
 Test(shadow, a_full_flush_leaves_nothing)
 {
 	struct world *x = open_world(16 * MIB);

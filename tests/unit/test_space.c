@@ -252,6 +252,36 @@ Test(space, long_queues)
 	rig_close(&x);
 }
 
+/* Additions that are left to the mapper: the run begins when they are done; a removal that follows
+ * waits for them. */
+Test(space, additions_can_be_left_to_the_mapper)
+{
+	struct rig x;
+	u64 va = 0x10000000;
+
+	if (!rig_open(&x))
+		return;
+	rig_code(&x, load);
+	for (u64 i = 0; i < 200; i++, va += PAGE_SIZE) {
+		memcpy(x.ram + 4 * MIB + i * PAGE_SIZE, &i, 8);
+		/* With a look at what is not there, so that this is no series of system calls. */
+		x.r.rip = RIG_CODE;
+		x.r.gpr[RSI] = va;
+		rig_run(&x, SPACE_FAULT);
+		cr_assert_eq(space_map(x.sp, va, PAGE_SIZE, PROT_READ, 4 * MIB + i * PAGE_SIZE), 0);
+		if (i == NR_UPROBE)
+			continue;
+		rig_syscall(&x, i);
+		if (i % 5 == 4)
+			cr_assert_eq(space_park(x.sp), 0);
+		if (i % 7 == 6)
+			cr_assert_eq(space_unmap(x.sp, va, PAGE_SIZE), 0);
+	}
+	cr_expect_gt(x.stats.n[STAT_space_left_batches], 20);
+	cr_expect_eq(x.stats.n[STAT_space_killed], 0);
+	rig_close(&x);
+}
+
 Test(space, the_stub_can_be_avoided)
 {
 	struct rig x;
