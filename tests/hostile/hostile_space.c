@@ -132,6 +132,39 @@ Test(hostile_space, jumps_into_the_stub)
 	rig_close(&x);
 }
 
+/* To every byte of what patched system calls run through, set and unset, and of the table; RCX,
+ * which is believed to be the way back, and the constants in a trampoline are the attacker's
+ * choice. */
+Test(hostile_space, jumps_into_trampolines)
+{
+	static const u64 next[] = {RIG_CODE + 7,      0,        ~0ull, 0x8000000000000000ull,
+				   0x050f050f050full, FORBIDDEN};
+	struct space_site site[] = {
+	    {.kind = SPACE_SITE_PAIR, .nr = 0x050f, .len = 5},
+	    {.kind = SPACE_SITE_SYSCALL, .len = 6, .insn = {0x48, 0x3d, 0x0f, 0x05, 0x0f, 0x05}}};
+	const u64 from[] = {SPACE_FAST, SPACE_FAST_CODE, (u64)(space_stub_fast - space_stub)},
+		  len[] = {64, 3 * TRAMPOLINE_SIZE, 80};
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	for (unsigned n = 0; n < ARRAY_LEN(next); n++) {
+		for (unsigned i = 0; i < 3; i++) {
+			for (u64 off = from[i]; off < from[i] + len[i]; off++) {
+				for (unsigned k = 0; k < 2; k++)
+					space_fast_set(x.sp, k, &site[k], next[n]);
+				rig_code(&x, jump);
+				x.r.gpr[RAX] = x.sp->base + off;
+				x.r.gpr[RCX] = next[n];
+				x.r.gpr[RSP] = off % 2 ? RIG_STACK : x.sp->base + ST_F_TOP;
+				run_somehow(&x, 300);
+			}
+		}
+		expect_unmapped(&x, FORBIDDEN);
+	}
+	rig_close(&x);
+}
+
 /* RSP anywhere in the signal stack: the frame lands where the attacker wants it. */
 Test(hostile_space, signal_frames_anywhere)
 {
@@ -150,7 +183,8 @@ Test(hostile_space, signal_frames_anywhere)
 }
 
 /* Overwrites all it can write of the stub with the byte in AL, but leaves honestly. */
-CODE(scribble, "cld; mov %rbx, %rdi; mov $0x5000, %ecx; rep stosb; syscall");
+CODE(scribble, "cld; mov %rbx, %rdi; mov $0x9000, %ecx; rep stosb; syscall");
+_Static_assert(SPACE_STACK_TOP - SPACE_STATE == 0x9000, "scribble");
 
 Test(hostile_space, scribbled_state)
 {

@@ -4,7 +4,9 @@
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <signal.h>
 
+#include "space_impl.h"
 #include "space_rig.h"
 
 TestSuite(space_fast, .timeout = 60);
@@ -281,26 +283,30 @@ CODE(counts, "1: inc %rbx; mov %rbx, -8(%rsp); movq %rbx, %xmm5; stc;"
 
 static atomic_bool done;
 
-/* Kicks as fast as they go, at no particular time. */
+/* Kicks as fast as they go, at no particular time. Most are mere signals, as of kicks that come too
+ * late, since the others seldom let guest code begin. */
 static void *hammer(void *opaque)
 {
 	struct rig *x = opaque;
 
 	for (unsigned n = 1; !done; n++) {
-		space_kick(x->sp);
+		if (n % 8)
+			kill(x->sp->guest, SPACE_KICK_SIGNAL);
+		else
+			space_kick(x->sp);
 		/* Not so fast that the signal stack overflows with handlers that have not begun. */
-		for (unsigned i = 0; i < 200 + n * 37 % 501; i++)
-			__builtin_ia32_pause();
+		for (u64 t = space_ticks(); space_ticks() - t < 100000 + n * 3701 % 50021;)
+			;
 	}
 	return NULL;
 }
 
 /* How often the pair was found entered in its middle. */
-static unsigned run_counting(struct rig *x, u64 *count, u8 *image, u64 rounds)
+static unsigned run_counting(struct rig *x, u64 *count, u8 *image, unsigned ms)
 {
 	unsigned middle = 0;
 
-	while (rounds--) {
+	for (u64 end = space_now_ms() + ms; space_now_ms() < end;) {
 		u64 rip;
 
 		cr_assert_eq(space_run(x->sp, &x->r, &x->stop, &x->ex), 0);
@@ -343,7 +349,7 @@ Test(space_fast, kicks_anywhere_lose_nothing)
 	cr_assert_eq(x.ram[PAIR], 0xb8);
 	patch(&x, PAIR, 39);
 	cr_assert_eq(pthread_create(&thread, NULL, hammer, &x), 0);
-	middle = run_counting(&x, &count, image, 100000);
+	middle = run_counting(&x, &count, image, 1500);
 	done = true;
 	pthread_join(thread, NULL);
 	cr_log_info("%llu system calls, %u of them interrupted, %llu kicks",
@@ -352,5 +358,75 @@ Test(space_fast, kicks_anywhere_lose_nothing)
 	cr_expect_gt(x.stats.n[STAT_space_fast_syscalls], count / 2);
 	cr_expect_eq(x.stats.n[STAT_space_killed], 0);
 	free(image);
+	rig_close(&x);
+}
+
+/* A kick that found guest code at rip, as the host's kernel and the handler would leave it. */
+static void interrupted_at(struct rig *x, u64 rip)
+{
+	const u64 off = SPACE_STACK_TOP - SPACE_FRAME_MAX;
+	u64 *f = (u64 *)(x->sp->slot + off);
+	struct space_state *st = space_state(x->sp);
+
+	memset(f, 0, 1024);
+	f[UC_RIP / 8] = rip;
+	f[UC_RIP / 8 - 1] = 0x7777; /* RSP */
+	f[UC_RIP / 8 - 2] = RIG_CODE + 7;
+	f[UC_RIP / 8 - 3] = 39;
+	f[UC_RIP / 8 + 1] = 0x246; /* flags */
+	f[UC_FPSTATE / 8] = x->sp->base + off + 0x200;
+	f[UC_SIGNO / 8] = SPACE_KICK_SIGNAL;
+	st->fast_rsp = 0x5555;
+	atomic_store(&st->frame, x->sp->base + off);
+	atomic_store(&st->kind, KIND_GUEST);
+	cr_assert(space_exit_decode(x->sp, &x->r, &x->ex));
+}
+
+static void expect_back(struct rig *x, u64 at, u64 rip, u64 rsp)
+{
+	interrupted_at(x, at);
+	cr_expect_eq(x->ex.kind, SPACE_KICKED, "at %#llx", (unsigned long long)at);
+	cr_expect_eq(x->r.rip, rip, "at %#llx: %#llx", (unsigned long long)at,
+		     (unsigned long long)x->r.rip);
+	cr_expect_eq(x->r.gpr[RSP], rsp, "at %#llx", (unsigned long long)at);
+	cr_expect_eq(x->r.rflags, 0x246);
+}
+
+static void expect_stub(struct rig *x, u64 at)
+{
+	interrupted_at(x, at);
+	cr_expect_eq(x->ex.kind, SPACE_FAULT, "at %#llx", (unsigned long long)at);
+	cr_expect_eq(x->ex.cr2, at);
+}
+
+Test(space_fast, what_was_interrupted_on_its_way_is_put_back)
+{
+	u64 tramp, fast, saved, switched;
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	rig_code(&x, plain);
+	patch(&x, 0, 39);
+	tramp = x.sp->base + SPACE_FAST_CODE + 7 * TRAMPOLINE_SIZE;
+	fast = x.sp->base + (u64)(space_stub_fast - space_stub);
+	switched = x.sp->base + (u64)(space_stub_fast_switched - space_stub);
+	saved = x.sp->base + (u64)(space_stub_fast_saved - space_stub);
+	expect_back(&x, tramp, RIG_CODE, 0x7777);
+	expect_back(&x, tramp + 5, RIG_CODE + 5, 0x7777);
+	expect_back(&x, tramp + 15, RIG_CODE + 5, 0x7777);
+	expect_back(&x, fast, RIG_CODE + 5, 0x7777);
+	for (u64 at = switched; at < saved; at++)
+		expect_back(&x, at, RIG_CODE + 5, 0x5555);
+	expect_stub(&x, tramp + 1);
+	expect_stub(&x, tramp + TRAMPOLINE_SIZE);
+	expect_stub(&x, x.sp->base + SPACE_FAST);
+
+	rig_code(&x, compare);
+	patch_syscall(&x, 0, COMPARE_LEN);
+	expect_back(&x, tramp, RIG_CODE, 0x7777);
+	expect_back(&x, tramp + 10, RIG_CODE, 0x7777);
+	expect_back(&x, tramp + 15, RIG_CODE + 2, 0x7777);
+	expect_back(&x, tramp + 15 + COMPARE_LEN, RIG_CODE + 2 + COMPARE_LEN, 0x7777);
 	rig_close(&x);
 }
