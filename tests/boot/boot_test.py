@@ -21,6 +21,7 @@ import time
 
 from console import Console, Failure
 from patching import patch_everything
+import userland as programs
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SKIPPED = 77
@@ -66,7 +67,7 @@ class Setup:
         if "-boot" in options:  # QEMU enters the stub anyhow
             at = options.index("-boot")
             del options[at:at + 2]
-        return [self.args.qemu, "-accel", "tcg", "-cpu", "max", "-vga", "none", "-nic", "none",
+        return [self.args.qemu, "-accel", "tcg", "-cpu", "max,la57=off", "-vga", "none", "-nic", "none",
                 *options]
 
     def linux(self, kernel, append="", memory="512M", initrd="initramfs.gz"):
@@ -355,6 +356,62 @@ def patching_generic(setup):
     patch(setup, "amd64")
 
 
+def user_shell(setup, scratch, memory="1G", append="", stats=()):
+    """A console of a kernel whose initial RAM disk has tests/user's programs as well."""
+    if not setup.args.programs or not os.path.exists(os.path.join(setup.args.programs, "user")):
+        raise Missing("tests/user's program")
+    initrd = os.path.join(scratch, "initrd")
+    programs.add_programs(setup.guest("initramfs.gz"), setup.args.programs, initrd)
+    options = setup.linux("vmlinuz-cloud", append, memory, initrd=None)
+    return Console(setup.command("-nographic", "-no-reboot", *stats, *options, "-initrd", initrd))
+
+
+def user(setup):
+    """tests/user: a program that checks, in the guest, what user code may rely on"""
+    arguments = "--oracle" if setup.args.qemu else ""
+    with tempfile.TemporaryDirectory() as scratch, \
+            user_shell(setup, scratch, append="vsyscall=xonly", stats=("--stats=json",)) as con:
+        sh = Shell(con)
+        programs.run_checks(sh, "user", arguments, check, 50, BOOT)
+        if os.path.exists(os.path.join(setup.args.programs, "user32")):
+            programs.run_checks(sh, "user32", arguments, check, 45, BOOT)
+        check_log(sh)
+        sh.power_off()
+        if not setup.args.qemu and setup.args.accel == "bt":
+            stats = json.loads(con.stderr())
+            check(con, stats["space_runs"] > 10**5, "user code did not run natively")
+
+
+def storms(setup):
+    """many processes, mappings, little memory, in a short form: nothing breaks, nothing is left"""
+    with tempfile.TemporaryDirectory() as scratch, user_shell(setup, scratch, "512M") as con:
+        storm = programs.Storm(Shell(con), check)
+        for what in ("fork 500", "robin 64 3", "map 20000", "twins 2000", "pressure 1024"):
+            storm.run(what)
+        storm.sh.power_off()
+
+
+def storms_full(setup):
+    """the same, in earnest"""
+    with tempfile.TemporaryDirectory() as scratch, user_shell(setup, scratch, "1G") as con:
+        storm = programs.Storm(Shell(con), check)
+        for what in ("fork 10000", "robin 64 60", "map 200000", "twins 100000", "pressure 2048",
+                     "pressure 2048"):
+            storm.run(what)
+        storm.sh.power_off()
+
+
+def userland(setup):
+    """Debian: bash, python, perl, gcc, strace, gdb, openssl (scripts/mkdebian makes it)"""
+    with Console(setup.command("-nographic", "-no-reboot",
+                               *setup.linux("vmlinuz-cloud", memory="3G",
+                                            initrd="debian.gz"))) as con:
+        sh = Shell(con)
+        programs.debian(sh, check, BOOT)
+        check_log(sh)
+        sh.power_off()
+
+
 def panic(setup):
     """no root, panic=-1, -no-reboot: ends with 0; stdin at end of file, one log to stdout, one to a
     file"""
@@ -476,7 +533,8 @@ def memtest(setup):
 
 
 SCENARIOS = {f.__name__: f for f in (cloud, noacpi, cloud5g, syscalls, memtest, stub, generic, patching,
-                                     patching_generic, panic, restart, triplefault)}
+                                     patching_generic, panic, restart, triplefault,
+                                     user, storms, storms_full, userland)}
 
 
 def main():
@@ -485,6 +543,7 @@ def main():
     parser.add_argument("--qemu")
     parser.add_argument("--accel", default="step", help="ringshift's engine")
     parser.add_argument("--guests", default=".cache/guests")
+    parser.add_argument("--programs", help="directory with what tests/user builds")
     parser.add_argument("--list", action="store_true", help="print the scenarios and end")
     parser.add_argument("--extra", action="append", default=[],
                         help="one more argument for ringshift")
