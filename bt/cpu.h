@@ -41,7 +41,7 @@ enum {
 	EXC_AC = 17,
 	EXC_MC = 18,
 	EXC_XM = 19,
-	EXC_NONE = 255, /* no exception: the run loop is to return cpu->exit */
+	EXC_NONE = 0x1ff, /* no vector: the run loop is to return cpu->exit */
 };
 
 /* Segment attributes: bytes 5 and 6 of the descriptor, as in VMX access rights. */
@@ -208,8 +208,8 @@ struct cpu {
 
 	/* A pending raise, filled in before the longjmp. */
 	struct {
-		u8 vector;
-		u8 first; /* exception whose delivery a nested one interrupts, or EXC_NONE */
+		u16 vector;
+		u16 first; /* exception whose delivery a nested one interrupts, or EXC_NONE */
 		bool has_error, soft; /* soft: INT n, INT3, INTO, ICEBP is not */
 		u32 error;
 		u64 next_rip; /* soft: return address */
