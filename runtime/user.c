@@ -341,11 +341,27 @@ static void data_from_space(struct cpu *c, unsigned seg, u16 sel)
 	s->base = base;
 }
 
+/* A far transfer that the program has made itself: to the host's flat code segment of the other
+ * size, which has the guest's selector, too. */
+static void code_from_space(struct cpu *c, u16 sel)
+{
+	c->seg[SEG_CS] = (struct seg_reg){.sel = sel,
+					  .limit = 0xffffffff,
+					  .attr = SEG_P | SEG_S | SEG_CODE | SEG_W | SEG_A | SEG_G |
+						  3 << 5 | (sel == HOST_CS64 ? SEG_L : SEG_DB)};
+}
+
 static void from_space(struct cpu *c, const struct space_regs *r)
 {
+	bool mode = r->cs != c->seg[SEG_CS].sel || ((r->rflags ^ c->sflags) & FL_AC);
+
 	memcpy(c->gpr, r->gpr, sizeof(c->gpr));
 	c->rip = r->rip;
 	cpu_set_rflags(c, (cpu_rflags(c) & ~(u64)USER_FLAGS) | (r->rflags & USER_FLAGS));
+	if (r->cs != c->seg[SEG_CS].sel)
+		code_from_space(c, r->cs);
+	if (mode)
+		cpu_update_mode(c);
 	data_from_space(c, SEG_DS, r->ds);
 	data_from_space(c, SEG_ES, r->es);
 	data_from_space(c, SEG_FS, r->fs);
