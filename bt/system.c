@@ -110,6 +110,10 @@ static void exec_int(struct cpu *c, const struct insn *in)
 		break;
 	default: /* INT1: a trap, without the privilege check of INT n */
 		next(c, in);
+		/* What a MOV SS before it has held back comes with it. A #DB of its own would hit
+		 * the handler's first instruction and, with an IST, the frame. */
+		c->dr[6] |= c->debug_held;
+		c->debug_held = 0;
 		cpu_raise(c, EXC_DB);
 	}
 }

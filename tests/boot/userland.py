@@ -208,9 +208,9 @@ def debugger(sh, check, timeout):
                 "delete", "continue"]
     text = sh.run("gdb -nx -batch " + " ".join(f"-ex '{c}'" for c in commands) + " /tmp/d 2>&1",
                   timeout)
-    for wanted in (r"^Breakpoint 1, step \(i=1\)", r"^#1 .* main \(\)", r"^\$1 = 1$",
+    for wanted in (r"^Breakpoint 1(\.\d)?, step \(i=1\)", r"^#1 .* main \(\)", r"^\$1 = 1$",
                    r"^Hardware watchpoint 2: counter\s+Old value = 0\s+New value = 2$",
-                   r"^Breakpoint 1, step \(i=2\)", r"^\$2 = 2$",
+                   r"^Breakpoint 1(\.\d)?, step \(i=2\)", r"^\$2 = 2$",
                    r"^Hardware watchpoint 2: counter\s+Old value = 2\s+New value = 4$",
                    r"^\$3 = 4$", r"^end 6 6$", r"exited normally"):
         check(sh.con, re.search(wanted, text, re.MULTILINE), f"gdb: no {wanted!r} in {text}")
