@@ -238,9 +238,14 @@ static NOINLINE void step(struct lockstep *l, u64 place)
 	struct {
 		void *unwind[5];
 		u64 insns, cr2;
-	} saved = {.insns = c->insns, .cr2 = c->cr2};
+		struct seg_reg seg[SEG_COUNT];
+		u8 cpl;
+		bool nmi_blocked;
+	} saved = {.insns = c->insns, .cr2 = c->cr2, .cpl = c->cpl, .nmi_blocked = c->nmi_blocked};
+	u64 gs;
 
 	memcpy(saved.unwind, c->unwind, sizeof(saved.unwind));
+	memcpy(saved.seg, c->seg, sizeof(saved.seg));
 	l->place = place;
 	l->how = STEPPING;
 	l->recording = true;
@@ -254,6 +259,13 @@ static NOINLINE void step(struct lockstep *l, u64 place)
 	c->cr2 = saved.cr2;
 	c->x87_live = false;
 	c->shadow = SHADOW_NONE;
+	/* IRET may have gone to another ring, where translated code leaves before it. */
+	gs = c->seg[SEG_GS].base;
+	memcpy(c->seg, saved.seg, sizeof(saved.seg));
+	c->seg[SEG_GS].base = gs;
+	c->cpl = saved.cpl;
+	c->nmi_blocked = saved.nmi_blocked;
+	cpu_update_mode(c);
 	l->stepped = regs_of(c);
 	keep_vector(l, &l->vec_stepped);
 }
