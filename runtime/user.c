@@ -280,7 +280,8 @@ static bool is_flat(const struct seg_reg *s, u16 sel, u32 type)
 	       (s->attr & (SEG_CODE | SEG_S)) == (type | SEG_S);
 }
 
-/* DS, ES, FS, GS: null, or the host's data segment. The bases of FS and GS are carried along. */
+/* DS, ES, FS, GS: null, or the host's data segment. The bases of FS and GS are carried along. (So a
+ * 32-bit program with thread-local storage in a segment of its own is stepped.) */
 static bool data_fits(const struct cpu *c, unsigned seg)
 {
 	const struct seg_reg *s = &c->seg[seg];
@@ -454,38 +455,38 @@ static int code_byte(struct cpu *c, gva_t va)
 	return b;
 }
 
-/* Is what lies before RIP a system call that leaves RIP behind itself? */
-static bool behind_syscall(struct cpu *c)
+static bool behind_int80(struct cpu *c)
 {
-	int a, b;
-
 	if (c->mode == INSN_MODE_64)
-		return true;
-	if (c->rip < 2 || c->rip >> 32)
-		return false;
-	a = code_byte(c, c->rip - 2);
-	b = code_byte(c, c->rip - 1);
-	return (a == 0xcd && b == 0x80) || (a == 0x0f && b == 0x05);
+		return true; /* there SYSCALL is another kind of exit, and SYSENTER is not used */
+	return c->rip >= 2 && !(c->rip >> 32) && code_byte(c, c->rip - 2) == 0xcd &&
+	       code_byte(c, c->rip - 1) == 0x80;
 }
 
 /*
- * A system call of 32-bit code. INT 0x80 and SYSCALL are stepped. After SYSENTER, which keeps
- * neither RIP nor RSP, Linux as the host goes by its own convention: ESP has been copied to EBP,
- * and EBP is loaded from there. Take that back; a kernel of the same convention, and there is
- * no other with these selectors, does not miss RIP.
+ * A system call of 32-bit code. INT 0x80 is stepped. SYSCALL (AMD's) and SYSENTER (Intel's) come
+ * with what Linux as the host makes of them by its own convention: RIP is lost; SYSCALL's ECX is
+ * what EBP held, and EBP was loaded from the stack; after SYSENTER ESP is what EBP held. Take that
+ * back; a kernel of the same convention, and there is no other with these selectors, does not miss
+ * RIP.
  */
 static void syscall32(struct user *u)
 {
 	struct cpu *c = u->c;
 
-	if (behind_syscall(c)) {
+	if (behind_int80(c)) {
 		c->rip -= 2;
 		step(u);
 		return;
 	}
-	c->gpr[GPR_RBP] = (u32)c->gpr[GPR_RSP];
 	c->rip = 0;
-	exec_sysenter(c, NULL);
+	if (c->host.syscall32) {
+		c->gpr[GPR_RBP] = (u32)c->gpr[GPR_RCX];
+		cpu_syscall(c, 0);
+	} else {
+		c->gpr[GPR_RBP] = (u32)c->gpr[GPR_RSP];
+		exec_sysenter(c, NULL);
+	}
 }
 
 /* The space has left with something that is not its own affair. May raise. */
