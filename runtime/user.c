@@ -109,9 +109,12 @@ static void on_flush(void *opaque, bool mode)
 	}
 	park(u);
 	u->now = NULL;
-	if (mode)
-		HASH_ITER(hh, u->spaces, s, tmp)
-	shadow_flush_all(s->shadow);
+	if (!mode)
+		return;
+	HASH_ITER(hh, u->spaces, s, tmp)
+	{
+		shadow_flush_all(s->shadow);
+	}
 }
 
 static void on_invlpg(void *opaque, gva_t va)
@@ -163,7 +166,6 @@ static int protect_in_space(void *opaque, gva_t va, u64 len, int prot)
 static int unmap_in_space(void *opaque, gva_t va, u64 len)
 {
 	struct user_space *s = opaque;
-
 	int rc = user_fast_unmap(&s->fast, va, len);
 
 	/* Else the space is dead, which the next entry finds out. */
@@ -455,6 +457,7 @@ static int code_byte(struct cpu *c, gva_t va)
 	return b;
 }
 
+/* Does RIP lie behind an INT 0x80, and not where the host thinks 32-bit code goes on? */
 static bool behind_int80(struct cpu *c)
 {
 	if (c->mode == INSN_MODE_64)
