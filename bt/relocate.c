@@ -73,6 +73,8 @@ void tr_copy_rip_relative(struct tr *t, const struct insn *in, u8 prefix, u64 ad
 {
 	if (prefix)
 		emit_u8(&t->e, prefix);
+	if (!fits_s32(addr))
+		emit_u8(&t->e, 0x67);
 	/* X means nothing without a SIB byte, and would now make R12 the index. */
 	copy_opcode(&t->e, in);
 	emit_u8(&t->e, (in->modrm & 0x38) | 4);
@@ -88,7 +90,7 @@ bool tr_relocatable(const struct tr *t, const struct insn *in)
 		return false;
 	if (in->base == GPR_RSP && in->seg == SEG_GS)
 		return false;
-	if (in->base == REG_RIP && !fits_s32(t->at + in->len + in->disp))
+	if (in->base == REG_RIP && !is_nameable(t->at + in->len + in->disp))
 		return false;
 	return true;
 }

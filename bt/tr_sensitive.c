@@ -119,7 +119,7 @@ static void tr_swapgs(struct tr *t, const struct insn *in)
 	tr_record(t, t->at, RECOVER_NEVER);
 	emit_store_abs(e, GPR_RAX, CTX(bt, kernel_gs_base));
 	emit_store_abs(e, GPR_RCX, CTX(bt, seg[SEG_GS].base));
-	emit_movabs(e, GPR_RAX, SHADOW_BIAS);
+	emit_movabs(e, GPR_RAX, t->bias);
 	emit_lea_sum(e, GPR_RAX, GPR_RAX, GPR_RCX, 0);
 	emit_store_abs(e, GPR_RAX, CTX(bt, bt.fs_base));
 	emit_bytes(e, "\xf3\x48\x0f\xae\xd0", 5); /* wrfsbase rax */

@@ -7,9 +7,10 @@
  * recovery record says which of them carry the bias, and RIP is still that of the instruction. The
  * rest is then stepped or, after a kick, translated again from there.
  *
- * A place that has met a user address once may be one that always does (copy_to_user) or one that
- * hardly ever does (the kernel's memcpy, which also writes to the text-poking address space). Once
- * promoted it looks at its addresses: those of the upper half still go inline, others are callouts.
+ * A place that has met an address of the other half once may be one that always does (copy_to_user)
+ * or one that hardly ever does (the kernel's memcpy, which also writes to the text-poking address
+ * space). Once promoted it looks at its addresses: those of the half it runs in still go inline,
+ * others are callouts.
  *
  * DF is clear in translated code (bt_eligible).
  */
@@ -20,17 +21,21 @@ static void move_register(struct tr *t, unsigned reg)
 	emit_lea_sum(&t->e, reg, reg, GPR_RDX, 0);
 }
 
-/* jrcxz if the upper 16 bits of reg are 0; returns the byte to be patched. */
-static u8 *jump_if_user(struct tr *t, unsigned reg)
+/* Jump if reg is of the other half: by JRCXZ on its upper 16 bits; returns the byte to be patched.
+ */
+static u8 *jump_if_other_half(struct tr *t, unsigned reg)
 {
 	emit_mov64(&t->e, GPR_RCX, reg);
 	emit_bytes(&t->e, "\x48\x0f\xc9", 3); /* bswap rcx */
 	emit_bytes(&t->e, "\x0f\xb7\xc9", 3); /* movzx ecx, cx */
-	emit_bytes(&t->e, "\xe3\x00", 2);
+	if (t->regime == R64H)
+		emit_bytes(&t->e, "\xe3\x00", 2);
+	else
+		emit_bytes(&t->e, "\xe3\x02\xeb\x00", 4);
 	return t->e.p;
 }
 
-/* User addresses in RDI (RSI): a callout. */
+/* Addresses of the other half in RDI (RSI): a callout. */
 static void look_at_addresses(struct tr *t, bool rdi, bool rsi)
 {
 	u8 *out[2] = {NULL, NULL}, *go;
@@ -39,9 +44,9 @@ static void look_at_addresses(struct tr *t, bool rdi, bool rsi)
 	emit_store_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	tr_record(t, t->at, SPILL_RCX);
 	if (rdi)
-		out[0] = jump_if_user(t, GPR_RDI);
+		out[0] = jump_if_other_half(t, GPR_RDI);
 	if (rsi)
-		out[1] = jump_if_user(t, GPR_RSI);
+		out[1] = jump_if_other_half(t, GPR_RSI);
 	emit_load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	emit_bytes(&t->e, "\xeb\x00", 2);
 	go = t->e.p;
@@ -72,7 +77,7 @@ bool tr_string(struct tr *t, const struct insn *in)
 		look_at_addresses(t, op != 0xac, uses_rsi(op) && !gs);
 	emit_store_abs(&t->e, GPR_RDX, CTX(t->bt, bt.spill[2]));
 	tr_record(t, t->at, SPILL_RDX);
-	emit_movabs(&t->e, GPR_RDX, SHADOW_BIAS);
+	emit_movabs(&t->e, GPR_RDX, t->bias);
 	if (op != 0xac) { /* all but LODS */
 		move_register(t, GPR_RDI);
 		carries |= RECOVER_RDI_BIAS;
@@ -86,7 +91,7 @@ bool tr_string(struct tr *t, const struct insn *in)
 	}
 	tr_copy_plain(t, in, gs ? 0x64 : 0);
 	tr_record(t, next, SPILL_RDX | carries);
-	emit_movabs(&t->e, GPR_RDX, -SHADOW_BIAS);
+	emit_movabs(&t->e, GPR_RDX, -t->bias);
 	if (carries & RECOVER_RDI_BIAS) {
 		move_register(t, GPR_RDI);
 		carries &= ~RECOVER_RDI_BIAS;

@@ -141,7 +141,7 @@ static void ensure_loaded(struct tr *t, enum vec_class class)
 	emit_load_abs_zx(&t->e, GPR_RCX, CTX(bt, bt.vec_missing[class]), false);
 	emit_bytes(&t->e, "\xe3\x00", 2); /* jrcxz, patched */
 	missing = t->e.p;
-	emit_store_imm_abs(&t->e, CTX(bt, rip), t->at);
+	emit_store_imm64_abs(&t->e, CTX(bt, rip), t->at);
 	emit_store_imm_abs(&t->e, CTX(bt, bt.jump), 0);
 	resume = t->e.p;
 	tr_jmp_to(t, bt->vec_load_at[class]);
