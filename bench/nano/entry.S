@@ -79,9 +79,15 @@ pml4_other:
 	.fill 510, 8, 0
 	.quad high_pdpt - KERNEL_BASE + (PTE_P | PTE_W | PTE_A)
 low_pdpt:
+#ifdef NANO_LOW
+	.quad high_pd - KERNEL_BASE + (PTE_P | PTE_W | PTE_A)
+#else
 	.quad boot_pd - KERNEL_BASE + (PTE_P | PTE_W | PTE_A)
+#endif
 	.quad user_pd - KERNEL_BASE + (PTE_P | PTE_W | PTE_U | PTE_A)
-	.fill 510, 8, 0
+	.quad 0
+	.quad top_pd - KERNEL_BASE + (PTE_P | PTE_W | PTE_A) /* used by NANO_LOW */
+	.fill 508, 8, 0
 boot_pd:
 	.quad PTE_P | PTE_W | PTE_A | PTE_D | PTE_PS
 	.fill 511, 8, 0

@@ -2,7 +2,8 @@
  * A guest that measures, by RDTSC, what single operations of a kernel cost: each row is a function
  * that performs its operation n times, called in batches of about BATCH_TICKS; the median of the
  * batches goes to the first serial port as "name cycles". It is 64-bit ring-0 code in the top 2 GiB
- * with a kernel GS base, as Linux would run it, on 2 MiB pages with a window of 4 KiB pages.
+ * with a kernel GS base, as Linux would run it, on 2 MiB pages with a window of 4 KiB pages; built
+ * with NANO_LOW, the same at its physical addresses.
  *
  * It ends by isa-debug-exit at port 0xf4, with 0x10 if all went well.
  */
