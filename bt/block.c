@@ -196,6 +196,24 @@ static bool still_there(struct bt *bt, struct code_va *v)
 	return true;
 }
 
+/* Guests invalidate data far more often than code. No page is larger than 1 GiB. */
+static bool may_have_pages(const struct bt *bt, gva_t va)
+{
+	enum regime r = regime_of(va);
+
+	return bt->n_pages[r] && va / GIB >= bt->first_gib[r] && va / GIB <= bt->last_gib[r];
+}
+
+static void count_page(struct bt *bt, gva_t page)
+{
+	enum regime r = regime_of(page);
+	u64 gib = page / GIB;
+
+	bt->first_gib[r] = bt->n_pages[r] ? MIN(bt->first_gib[r], gib) : gib;
+	bt->last_gib[r] = bt->n_pages[r] ? MAX(bt->last_gib[r], gib) : gib;
+	bt->n_pages[r]++;
+}
+
 void bt_revalidate(struct cpu *c, gva_t va, enum bt_scope scope)
 {
 	struct bt *bt = c->translator;
@@ -203,8 +221,8 @@ void bt_revalidate(struct cpu *c, gva_t va, enum bt_scope scope)
 
 	if (!bt || (scope == BT_NON_GLOBAL && !bt->n_non_global))
 		return;
-	if (scope == BT_PAGE && (!regime_has(va) || !bt->n_pages[regime_of(va)]))
-		return; /* no blocks there */
+	if (scope == BT_PAGE && !may_have_pages(bt, va))
+		return;
 	HASH_ITER(hh, bt->pages, v, tmp)
 	{
 		bool concerned = scope == BT_ALL || (scope == BT_NON_GLOBAL && !v->global) ||
@@ -267,7 +285,7 @@ static struct code_va *va_get(struct bt *bt, gva_t page, gpa_t gpa)
 			v->global = false, bt->n_non_global++;
 		v->alias = bt->by_gpa[gpa >> 12];
 		bt->by_gpa[gpa >> 12] = v;
-		bt->n_pages[regime_of(page)]++;
+		count_page(bt, page);
 		HASH_ADD(hh, bt->pages, page, sizeof(v->page), v);
 	}
 	return v;

@@ -4,10 +4,10 @@
  * structure, and lets the thread go on in the common code that returns to bt_run.
  *
  *	fault on an address the shadow can map		map, and try again
- *	any other fault				step that instruction: MMIO, addresses of the other
- *						half, code writes and true guest faults come out
- *right kick (attention is set)			leave, state as of an instruction boundary; where
- *there is none, one host instruction at a time until there is
+ *	any other fault		step that instruction: MMIO, addresses of the other half, code
+ *				writes and true guest faults come out right
+ *	kick (attention is set)	leave, state as of an instruction boundary; where there is none,
+ *				one host instruction at a time until there is
  */
 #include "recover.h"
 

@@ -1,9 +1,9 @@
 /*
- * Regimes: ring-0 code of the upper half (R64H: kernels) and of the lower one (R64L:
- *identity-mapped boot code, decompressors, bare-metal programs). What differs is where the
- *addresses it uses are found in the host, so the bias, and that is in every block, in GS, FS and
- *RSP. Blocks belong to the regime of their PC; they are chained, and found in the front table, only
- *from their own.
+ * Regimes: ring-0 code of the upper half (R64H: kernels), and of the lower one up to 512 GiB (R64L:
+ * identity-mapped boot code, decompressors, bare-metal programs). What differs is where the
+ * addresses it uses are found in the host, so the bias; and that is in every block, in GS, FS and
+ * RSP. Blocks belong to the regime of their PC. They are chained, and found in the front table,
+ * only from their own.
  *
  *	R64H	the upper half lies at + SHADOW_BIAS. A lower-half address faults in the host.
  *	R64L	the first 512 GiB lie at + SHADOW_LOW_BIAS, the rest of the lower half faults in the

@@ -135,6 +135,20 @@ static bool tr_iret(struct tr *t, const struct insn *in)
 	return true;
 }
 
+/* mov rax, [rip+x]; RAX is spilled. */
+static void load_rip_relative(struct tr *t, const struct insn *load, u64 addr)
+{
+	u8 prefix = load->seg == SEG_GS ? 0x64 : 0x65;
+
+	if (is_nameable(addr)) {
+		tr_copy_rip_relative(t, load, prefix, addr);
+		return;
+	}
+	emit_movabs(&t->e, GPR_RAX, addr);
+	emit_u8(&t->e, prefix);
+	emit_bytes(&t->e, "\x48\x8b\x00", 3); /* mov rax, [rax] */
+}
+
 static bool tr_indirect(struct tr *t, const struct insn *in, bool call)
 {
 	u64 next = t->at + in->len;
@@ -160,7 +174,7 @@ static bool tr_indirect(struct tr *t, const struct insn *in, bool call)
 		load.bytes[load.off_opcode - 1] = (in->rex & 0x43) | 0x48;
 	}
 	if (load.has_mem && load.base == REG_RIP)
-		tr_copy_rip_relative(t, &load, load.seg == SEG_GS ? 0x64 : 0x65, next + in->disp);
+		load_rip_relative(t, &load, next + in->disp);
 	else if (load.has_mem)
 		tr_copy_memory(t, &load);
 	else

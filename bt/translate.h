@@ -25,8 +25,8 @@
  * the host's GS base and, with that of the guest's GS, in FS, and in RSP. See regime.c.
  */
 enum regime {
-	R64H, /* the top 2 GiB: SHADOW_BIAS */
-	R64L, /* the bottom 4 GiB: SHADOW_LOW_BIAS */
+	R64H, /* the upper half: SHADOW_BIAS */
+	R64L, /* the low window: SHADOW_LOW_BIAS */
 	REGIMES
 };
 
@@ -43,7 +43,7 @@ static inline u64 regime_bias(enum regime r)
 /* Is code at this address translated, whatever else is the case? */
 static inline bool regime_has(u64 pc)
 {
-	return (s64)pc < 0 ? (u64)(s64)(s32)pc == pc : pc <= ~0u;
+	return pc >= SHADOW_FIRST || pc < SHADOW_LOW_SIZE;
 }
 
 /* Which spilled registers hold the guest's value (cpu->bt.spill) at a host offset. RECOVER_STI: the
@@ -128,7 +128,8 @@ struct bt {
 	u32 n_of[REGIMES]; /* blocks made since the last flush */
 	u32 n_non_global;  /* pages */
 	u32 n_pages[REGIMES];
-	u32 generation; /* counts flushes */
+	u64 first_gib[REGIMES], last_gib[REGIMES]; /* where they lie */
+	u32 generation;                            /* counts flushes */
 	struct code_va *pages;
 	struct code_va **by_gpa;
 	struct link *links;
