@@ -187,19 +187,20 @@ struct cpu {
 	void *vm;
 	struct stats *stats;
 	struct engine *engine;
-	struct bt *translator;  /* NULL: everything is stepped */
-	struct {                /* what translated code reads and writes by absolute address */
-		u64 spill[3];   /* RAX, RCX, RDX */
-		u64 flags;      /* to enter with: AH as SAHF takes it, AL 1 for OF */
-		u64 jump;       /* host address being jumped to */
-		u64 fs_base;    /* guest GS base, biased */
-		u64 no_swap;    /* 0: SWAPGS leads to a base that can be in FS */
-		u64 host_fs;    /* the monitor's thread pointer */
-		u64 step;       /* enum bt_step: why rip must be stepped, 0: it need not */
-		u64 site_flags; /* kept by a checked site: AH as by LAHF, AL 1 for OF */
-		u64 link;       /* direct exit that was taken, 0: none */
-		u64 from;       /* the last RET or indirect transfer */
-		u64 moved;      /* and what it has added to RSP */
+	struct bt *translator;   /* NULL: everything is stepped */
+	struct {                 /* what translated code reads and writes by absolute address */
+		u64 spill[3];    /* RAX, RCX, RDX */
+		u64 flags;       /* to enter with: AH as SAHF takes it, AL 1 for OF */
+		u64 jump;        /* host address being jumped to */
+		u64 fs_base;     /* guest GS base, biased */
+		u64 no_swap;     /* 0: SWAPGS leads to a base that can be in FS */
+		u64 host_fs;     /* the monitor's thread pointer */
+		u64 step;        /* enum bt_step: why rip must be stepped, 0: it need not */
+		u64 site_flags;  /* kept by a checked site: AH as by LAHF, AL 1 for OF */
+		u64 distance[2]; /* a string's RDI, RSI: from the address to the host's */
+		u64 link;        /* direct exit that was taken, 0: none */
+		u64 from;        /* the last RET or indirect transfer */
+		u64 moved;       /* and what it has added to RSP */
 		/* Which vector instructions must not be executed on the host's registers, because
 		 * the guest's state is not in them or as CR0, CR4 and XCR0 stand (denied: for the
 		 * second reason alone). tr_vector.c */

@@ -37,6 +37,10 @@ static bool recover(struct bt *bt, struct block *b, const struct host_frame *f, 
 		c->gpr[GPR_RSI] -= bt->bias;
 	if (r->spills & RECOVER_RDI_BIAS)
 		c->gpr[GPR_RDI] -= bt->bias;
+	if (r->spills & RECOVER_RDI_HOST)
+		c->gpr[GPR_RDI] -= c->bt.distance[0];
+	if (r->spills & RECOVER_RSI_HOST)
+		c->gpr[GPR_RSI] -= c->bt.distance[1];
 	c->aflags = f->rflags;
 	if (r->spills & RECOVER_FLAGS)
 		c->aflags = (c->bt.site_flags >> 8 & 0xff) | (c->bt.site_flags & 1) << 11;

@@ -219,6 +219,7 @@ static void step_carefully(struct cpu *c)
 	c->sflags &= ~(u64)FL_RF;
 	c->shadow = SHADOW_NONE;
 	c->debug_hits = 0;
+	cpu_update_slow(c); /* for strings, which pause after each element if this stays so */
 	o->exec(c, &o->in);
 	c->insns++;
 	if (repeats(c, o, rip)) /* its breakpoint has been hit already: SDM vol. 3, 17.3.1.1 */

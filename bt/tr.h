@@ -30,7 +30,8 @@ struct tr {
 	} exit[BT_MAX_EXITS];
 	unsigned n_exits;
 	struct {
-		u8 *rel32; /* of the jump that is taken when the software TLB does not know */
+		u8 *rel32[4]; /* of jumps that are taken when the software TLB does not know */
+		unsigned n;
 		u64 at;
 		u8 *resume; /* behind the instruction */
 	} miss[BT_MAX_INSNS];
@@ -38,7 +39,7 @@ struct tr {
 };
 
 /* From here on: the state before the instruction at guest address pc, with these spills. */
-void tr_record(struct tr *t, u64 pc, u8 spills);
+void tr_record(struct tr *t, u64 pc, u16 spills);
 /* jmp rel32 to an area offset */
 void tr_jmp_to(struct tr *t, u32 area_off);
 /* The rel32 of a jump that leaves the block for target; the whole jump. */
@@ -81,6 +82,20 @@ void tr_emit_vector_save(struct tr *t);
 /* tr_checked.c: where the block's misses go; the common code behind it. */
 void tr_emit_misses(struct tr *t);
 void tr_emit_checked_miss(struct tr *t);
+/* For what looks in the software TLB: RAX, RCX, RDX to their spills and back, but one; the flags to
+ * site_flags and back, by way of RAX. */
+#define SPILL_ALL (SPILL_RAX | SPILL_RCX | SPILL_RDX)
+void tr_spill(struct tr *t, bool store, unsigned except);
+void tr_save_flags(struct tr *t);
+void tr_restore_flags(struct tr *t);
+/* An instruction that may miss; jumps (condition code cc) to where it does; behind it. */
+void tr_may_miss(struct tr *t);
+void tr_miss_if(struct tr *t, u8 cc);
+void tr_after_miss(struct tr *t);
+/* EAX = number of the slot of the page of the 32 bits in reg, times 5; op reg, [that slot + off].
+ */
+void tr_tlb_slot(struct tr *t, unsigned reg);
+void tr_tlb_op(struct tr *t, u8 op, unsigned reg, unsigned off);
 
 static inline bool fits_s32(u64 v)
 {

@@ -26,7 +26,7 @@
 #include "tr.h"
 
 /* From here on: the state before the instruction at guest address pc, with these spills. */
-void tr_record(struct tr *t, u64 pc, u8 spills)
+void tr_record(struct tr *t, u64 pc, u16 spills)
 {
 	struct recovery *r = &t->rec[t->n_rec];
 
@@ -173,7 +173,7 @@ static bool ends_block(exec_fn *f)
 /* No instruction takes more than this. */
 static bool nearly_full(const struct tr *t)
 {
-	return t->e.end - t->e.p < 1024 || t->n_rec + 32 > ARRAY_LEN(t->rec);
+	return t->e.end - t->e.p < 1024 || t->n_rec + t->n_misses + 32 > ARRAY_LEN(t->rec);
 }
 
 /* If the first page does not tell, the second is asked. */

@@ -56,14 +56,16 @@ enum {
 	RECOVER_RDI_BIAS = 16,
 	RECOVER_FLAGS = 32, /* the arithmetic flags are in cpu->bt.site_flags */
 	RECOVER_STI = 64,
-	RECOVER_NEVER = 128
+	RECOVER_NEVER = 128,
+	RECOVER_RDI_HOST = 256, /* RDI, RSI: the guest's value + cpu->bt.distance[0], [1] */
+	RECOVER_RSI_HOST = 512
 };
 
 /* From host offset `host` of its block on, the guest's state is that before the instruction at
  * guest offset `guest`, but for spilled registers. */
 struct recovery {
 	u16 host, guest;
-	u8 spills;
+	u16 spills;
 };
 
 struct block {

@@ -321,6 +321,17 @@ ROW(user_access)
 	LOOP(n, "mov (%[at]), %%rax\n\tmov %%rax, 8(%[at])", [at] "r"((u64)USER_STACK));
 }
 
+/* What copy_to_user does with a short string. */
+ROW(copy_to_user)
+{
+	while (n--) {
+		void *to = (void *)USER_STACK, *from = copy;
+		u64 len = 64;
+
+		__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(len) : : "memory");
+	}
+}
+
 ROW(int_iret)
 {
 	LOOP(n, "int $0x80", "i"(0));
@@ -415,6 +426,7 @@ static const struct row {
     {"port_out", row_port_out, UNROLL, NULL},
     {"mmio_read", row_mmio_read, UNROLL, NULL},
     {"user_access", row_user_access, UNROLL, NULL},
+    {"copy_to_user_64", row_copy_to_user, 1, NULL},
     {"int_iret", row_int_iret, UNROLL, NULL},
     {"divide_fault", row_divide_fault, UNROLL, NULL},
     {"user_loop", row_user_loop, 1, NULL},
