@@ -63,9 +63,10 @@ gdt:	.quad 0
 	.quad 0x00af9b000000ffff	/* 08: kernel code */
 	.quad 0x00cf93000000ffff	/* 10: kernel data */
 	.quad 0
-	.quad 0x00cff3000000ffff	/* 20: user data */
-	.quad 0x00affb000000ffff	/* 28: user code */
-	.quad 0, 0			/* 30: TSS, filled in */
+	.quad 0x00cffb000000ffff	/* 20: user code of 32 bits */
+	.quad 0x00cff3000000ffff	/* 28: user data */
+	.quad 0x00affb000000ffff	/* 30: user code */
+	.quad 0, 0			/* 38: TSS, filled in */
 gdt_end:
 
 /* Two spaces with the same kernel half. */
@@ -233,7 +234,7 @@ user_run:
 	mov %rdi, %r15
 	push $USER_SS
 	push $USER_STACK + 0xff0
-	push $2
+	push $0x202
 	push $USER_CS
 	push %rsi
 	swapgs
@@ -243,10 +244,11 @@ user_run:
 	.section .user,"ax"
 	.balign 4096
 user_code:
-	xor %eax, %eax
+	nop
+1:	mov $0, %eax			/* as C libraries do, so that it can be patched */
 	syscall
 	dec %r15
-	jnz user_code
+	jnz 1b
 	mov $1, %eax
 	syscall
 	.globl user_count

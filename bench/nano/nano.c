@@ -450,19 +450,18 @@ static u64 batch(const struct row *r, u64 n)
 	return rdtsc() - start;
 }
 
-/* The least n with a long enough batch; what runs on the way warms up. */
+/* The least n with a long enough batch; what runs on the way warms up. Once does not count: the first
+ * batch, or one in the middle of which the host had other work, may be long for other reasons. */
 static u64 calibrate(const struct row *r)
 {
-	u64 n = r->unit, ticks = batch(r, n);
+	u64 n = r->unit;
 
-	if (r->prepare) {
-		batch(r, n);
+	batch(r, n);
+	batch(r, n);
+	if (r->prepare)
 		return n;
-	}
-	while (ticks < BATCH_TICKS) {
+	while (batch(r, n) < BATCH_TICKS || batch(r, n) < BATCH_TICKS)
 		n *= 2;
-		ticks = batch(r, n);
-	}
 	return n;
 }
 

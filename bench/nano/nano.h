@@ -19,9 +19,9 @@
 
 #define KERNEL_CS 0x08
 #define KERNEL_SS 0x10
-#define USER_SS   0x23
-#define USER_CS   0x2b
-#define TSS_SEL   0x30
+#define USER_SS   0x2b /* ring 3 as Linux has it */
+#define USER_CS   0x33
+#define TSS_SEL   0x38
 
 #define PTE_P  0x001
 #define PTE_W  0x002
