@@ -371,6 +371,39 @@ static const struct cpu_ops cpu_ops = {
     .fetch_vec = fetch_vec,
 };
 
+/* --- what devices ask --- */
+
+static void *dma_ram(void *opaque, gpa_t gpa, u64 len)
+{
+	struct vm *vm = opaque;
+
+	return ram_ptr(&vm->ram, gpa, len);
+}
+
+static void dma_wrote(void *opaque, gpa_t gpa, u64 len)
+{
+	struct vm *vm = opaque;
+
+	ram_note_write(&vm->ram, gpa, len);
+}
+
+static void *aio_spawn(void *(*fn)(void *), void *arg)
+{
+	struct lowland_thread *t = malloc(sizeof(*t));
+
+	if (t && lowland_thread_create(t, fn, arg)) {
+		free(t);
+		return NULL;
+	}
+	return t;
+}
+
+static void aio_join(void *thread)
+{
+	lowland_thread_join(thread);
+	free(thread);
+}
+
 /* --- building --- */
 
 #define LAPIC_BUS_KHZ 1000000u /* lapic.c counts nanoseconds */
@@ -581,6 +614,8 @@ static void kick(void *vm)
 int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 {
 	const struct console_host host = {.in = 0, .out = 1, .kick = kick, .opaque = vm};
+	const struct aio_host aio_host = {
+	    .spawn = aio_spawn, .join = aio_join, .kick = kick, .opaque = vm};
 	int rc;
 
 	vm->cfg = cfg;
@@ -600,6 +635,7 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	vm->ram_made = true;
 	bus_init(&vm->bus, &vm->stats);
 	timerq_init(&vm->timers, vm_now, vm, &vm->stats);
+	vm->dma = (struct dma){.ptr = dma_ram, .written = dma_wrote, .opaque = vm};
 	rc = init_cpu(vm, err, errlen);
 	if (rc)
 		return rc;
@@ -612,6 +648,8 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	rc = register_chips(vm);
 	if (!rc)
 		rc = console_create(&vm->console, &host);
+	if (!rc)
+		rc = aio_create(&vm->aio, &aio_host, &vm->stats);
 	if (!rc)
 		rc = make_host_timer(vm);
 	if (rc) {
@@ -628,6 +666,7 @@ void vm_destroy(struct vm *vm)
 		timer_delete(vm->host_timer);
 	if (vm->console)
 		console_destroy(vm->console);
+	aio_destroy(vm->aio);
 	user_free(vm->user);
 	if (vm->cpu)
 		bt_free(vm->cpu), engine_free(vm->cpu);

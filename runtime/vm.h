@@ -9,12 +9,14 @@
 #include <time.h>
 
 #include "acpi_pm.h"
+#include "aio.h"
 #include "bus.h"
 #include "cmdline.h"
 #include "console.h"
 #include "cpu.h"
 #include "cpuid_model.h"
 #include "debug_exit.h"
+#include "dma.h"
 #include "i8042.h"
 #include "i8254.h"
 #include "i8259.h"
@@ -36,6 +38,8 @@ struct vm {
 	struct ram ram;
 	struct bus bus;
 	struct timerq timers;
+	struct aio *aio;
+	struct dma dma;
 	struct stats stats;
 	const struct config *cfg;
 
