@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What user programs ask of the kernel: bench/user_rows.c under ringshift and QEMU TCG in turn.
 
-    bench/user.py [--build build] [--guests .cache/guests] [--runs N] [--rows 0123456789]
+    bench/user.py [--build build] [--guests .cache/guests] [--runs N] [--rows NAMES]
                   [--engines bt,tcg,host]
 
 Microseconds per operation, for each engine the median of N runs of the best round of each; then
@@ -11,6 +11,7 @@ run.
 """
 import argparse
 import gzip
+import json
 import os
 import re
 import statistics
@@ -96,14 +97,20 @@ def main():
     parser.add_argument("--cc", default="cc", help="C compiler with a static libc")
     parser.add_argument("--qemu", default="qemu-system-x86_64")
     parser.add_argument("--engines", default="bt,tcg,host", help="default: %(default)s")
-    parser.add_argument("--rows", default="0123456789", help="numbers of the rows wanted")
+    parser.add_argument("--rows", default="0123456789abcdefghi",
+                        help="one character each: 0 is the first row of the table (default: all)")
     parser.add_argument("--runs", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--stats", action="store_true", help="print ringshift's counters")
+    parser.add_argument("--json", metavar="FILE", help="write all runs there")
     parser.add_argument("--timeout", type=int, default=120, metavar="SECONDS",
                         help="for one run (default: %(default)s)")
     args = parser.parse_args()
     try:
-        table(measure(args))
+        results = measure(args)
+        table(results)
+        if args.json:
+            with open(args.json, "w", encoding="utf-8") as out:
+                json.dump(results, out, indent=1)
     except Failure as failure:
         sys.exit(str(failure))
 
