@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""What user programs ask of the kernel: bench/user_rows.c under ringshift and QEMU TCG in turn.
+"""What user programs ask of the kernel: bench/user_rows.c under ringshift, QEMU TCG and UML in turn.
 
     bench/user.py [--build build] [--guests .cache/guests] [--runs N] [--rows NAMES]
-                  [--engines bt,tcg,host]
+                  [--engines bt,tcg,uml,host]
 
 Microseconds per operation, for each engine the median of N runs of the best round of each; then
-ringshift's share of TCG's time. The program runs as the guest's first process, out of an archive
+ringshift's share of TCG's time. UML (User Mode Linux, a kernel that is a program; scripts/fetch-guests
+uml) is a kernel of its own, so what it shows is the way, not the instruction. The program runs as the guest's first process, out of an archive
 that is appended to the guest's initial RAM disk. --stats prints ringshift's counters of the last
 run.
 """
@@ -46,6 +47,9 @@ def commands(args, program, disk):
     stats = ["--stats"] if args.stats else []
     found = {"bt": [os.path.join(args.build, "ringshift"), *stats] + guest,
              "tcg": [args.qemu, "-accel", "tcg", "-cpu", "max", "-machine", "pc"] + guest,
+             "uml": [os.path.join(args.guests, "linux.uml"), "mem=512M", f"initrd={disk}",
+                     "con=null", "con0=fd:0,fd:1", "console=tty0", "panic=-1", "quiet",
+                     "rdinit=/rows", f"rows={args.rows}"],
              "host": [program, args.rows]}
     return {name: found[name] for name in args.engines.split(",")}
 
