@@ -70,6 +70,7 @@ static void prepare_entry(struct cpu *c)
 {
 	c->bt.fs_base = c->seg[SEG_GS].base + SHADOW_BIAS;
 	c->bt.no_swap = !fits_fs(c->kernel_gs_base);
+	c->bt.unfit = 0; /* bt_eligible */
 	fpu_denied(c, c->bt.vec_denied);
 	c->bt.flags = (u8)c->aflags << 8 | (c->aflags >> 11 & 1);
 	c->gpr[GPR_RSP] += SHADOW_BIAS;

@@ -32,7 +32,8 @@ enum {
 	RECOVER_STI = 64,
 	RECOVER_NEVER = 128,
 	RECOVER_RDI_HOST = 256, /* RDI, RSI: the guest's value + cpu->bt.distance[0], [1] */
-	RECOVER_RSI_HOST = 512
+	RECOVER_RSI_HOST = 512,
+	RECOVER_SWAPPED = 1024 /* the two GS bases stand in struct cpu the wrong way round */
 };
 
 /* From host offset `host` of its block on, the guest's state is that before the instruction at
