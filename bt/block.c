@@ -263,6 +263,12 @@ void bt_flush(struct bt *bt)
 	bt->c->stats->n[STAT_bt_flushes]++;
 }
 
+void bt_forget(struct cpu *c)
+{
+	if (c->translator)
+		bt_flush(c->translator);
+}
+
 /* --- finding --- */
 
 static struct code_va *va_get(struct bt *bt, gva_t page, gpa_t gpa)

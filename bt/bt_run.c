@@ -67,6 +67,7 @@ static void prepare_entry(struct bt *bt)
 
 	c->bt.fs_base = c->seg[SEG_GS].base + bt->bias;
 	c->bt.no_swap = !regime_fits_fs(bt->regime, c->kernel_gs_base);
+	c->bt.unfit = 0; /* bt_eligible */
 	fpu_denied(c, c->bt.vec_denied);
 	c->bt.flags = (u8)c->aflags << 8 | (c->aflags >> 11 & 1);
 	c->gpr[GPR_RSP] += bt->bias;

@@ -33,6 +33,9 @@ MUST_CHECK int bt_configure(struct cpu *c, const struct bt_options *o);
 enum bt_scope { BT_PAGE, BT_NON_GLOBAL, BT_ALL };
 void bt_revalidate(struct cpu *c, gva_t va, enum bt_scope scope);
 
+/* Something that translations rely on has changed (CR4.FSGSBASE): drop them all. */
+void bt_forget(struct cpu *c);
+
 /* Can the code at c->rip be translated as things stand? */
 bool bt_eligible(const struct cpu *c);
 /* Count the instructions stepped since the last call under the reason found then (STAT_stepped_*),

@@ -41,6 +41,12 @@ static bool recover(struct bt *bt, struct block *b, const struct host_frame *f, 
 		c->gpr[GPR_RDI] -= c->bt.distance[0];
 	if (r->spills & RECOVER_RSI_HOST)
 		c->gpr[GPR_RSI] -= c->bt.distance[1];
+	if (r->spills & RECOVER_SWAPPED) {
+		u64 base = c->seg[SEG_GS].base;
+
+		c->seg[SEG_GS].base = c->kernel_gs_base;
+		c->kernel_gs_base = base;
+	}
 	c->aflags = f->rflags;
 	if (r->spills & RECOVER_FLAGS)
 		c->aflags = (c->bt.site_flags >> 8 & 0xff) | (c->bt.site_flags & 1) << 11;

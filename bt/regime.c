@@ -26,12 +26,19 @@
 #define SWITCH_TICKS (1ull << 20)
 #define SWITCH_BURST 64u
 
+struct fs_bases regime_fs_bases(enum regime r)
+{
+	/* Those that lead where nothing is mapped do, too; most of all, 0. */
+	if (r == R64H)
+		return (struct fs_bases){.first = SHADOW_FIRST, .bits = 30};
+	return (struct fs_bases){.first = SHADOW_FIRST + SHADOW_LOW_SIZE, .bits = 39};
+}
+
 bool regime_fits_fs(enum regime r, u64 base)
 {
-	/* One that leads where nothing is mapped does, too; most of all, 0. */
-	if (r == R64H)
-		return base >= SHADOW_FIRST || base < GIB;
-	return base < SHADOW_LOW_SIZE || base >= SHADOW_FIRST + SHADOW_LOW_SIZE;
+	struct fs_bases fit = regime_fs_bases(r);
+
+	return base >= fit.first || !(base >> fit.bits);
 }
 
 bool regime_may_enter(const struct bt *bt, enum regime r)

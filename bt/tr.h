@@ -21,7 +21,11 @@ struct tr {
 	u64 behind_sti; /* address of the instruction after the last STI, 0: none */
 	bool vector;    /* has instructions on vector state */
 	u8 vec_checked; /* classes of vector instructions that may be executed from here on */
-	u32 stop;       /* guest offset of the callout at the end, ~0: none */
+	bool swapped;   /* SWAPGS has been executed, but struct cpu does not show it (tr_gs.c) */
+	bool fs_stale;  /* the host's FS does not hold the guest's GS base */
+	bool ecx_known; /* RCX holds ecx */
+	u32 ecx;
+	u32 stop; /* guest offset of the callout at the end, ~0: none */
 	struct recovery rec[12 * BT_MAX_INSNS + 16];
 	unsigned n_rec;
 	struct {
@@ -72,7 +76,30 @@ bool tr_vector(struct tr *t, const struct insn *in, exec_fn *f);
 /* A promoted site. */
 bool tr_checked(struct tr *t, const struct insn *in, exec_fn *f);
 /* Ends the block. */
+bool tr_ends_block(exec_fn *f);
 bool tr_control(struct tr *t, const struct insn *in, exec_fn *f);
+
+/* tr_gs.c: SWAPGS; the instructions that read and write a base. */
+void tr_swapgs(struct tr *t);
+bool tr_fsgsbase(struct tr *t, const struct insn *in);
+/* What the next instruction needs of the bases and of the host's FS; the bases alone, for C code;
+ * FS as well (at_end: the block ends here). */
+void tr_settle_for(struct tr *t, const struct insn *in, exec_fn *f);
+void tr_settle_bases(struct tr *t);
+void tr_settle_fs(struct tr *t, bool at_end);
+/* With RAX, RCX, RDX spilled and the flags saved: RDX is canonical (has 32 bits), or a callout;
+ * write it to a base; undo the spills, behind the instruction. */
+enum base { BASE_NONE, BASE_FS, BASE_GS, BASE_OTHER };
+void tr_check_canonical(struct tr *t);
+void tr_check_32(struct tr *t);
+void tr_write_base(struct tr *t, enum base which);
+void tr_end_write(struct tr *t, u64 next);
+
+/* tr_msr.c */
+void tr_track_ecx(struct tr *t, const struct insn *in);
+bool tr_rdmsr(struct tr *t);
+bool tr_wrmsr(struct tr *t, const struct insn *in);
+bool tr_cpuid(struct tr *t, const struct insn *in);
 
 /* tr_vector.c, for common_code.c: where blocks go to have the guest's vector state loaded; and,
  * with RCX and the flags free, what saves it if it has been. */

@@ -95,40 +95,6 @@ static void tr_popf(struct tr *t, const struct insn *in)
 	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.spill[0]));
 }
 
-/* SWAPGS inline if the other base is one that translated code can run with (bt.no_swap). */
-static void tr_swapgs(struct tr *t, const struct insn *in)
-{
-	struct emit *e = &t->e;
-	struct bt *bt = t->bt;
-	u8 *skip;
-
-	emit_store_abs(e, GPR_RAX, CTX(bt, bt.spill[0]));
-	emit_store_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
-	tr_record(t, t->at, SPILL_RAX | SPILL_RCX);
-	emit_load_abs(e, GPR_RCX, CTX(bt, bt.no_swap));
-	emit_bytes(e, "\xe3\x00", 2); /* jrcxz */
-	skip = e->p;
-	emit_load_abs(e, GPR_RAX, CTX(bt, bt.spill[0]));
-	emit_load_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
-	tr_callout(t);
-	t->stop = ~0u;
-	skip[-1] = e->p - skip;
-	tr_record(t, t->at, SPILL_RAX | SPILL_RCX);
-	emit_load_abs(e, GPR_RAX, CTX(bt, seg[SEG_GS].base));
-	emit_load_abs(e, GPR_RCX, CTX(bt, kernel_gs_base));
-	tr_record(t, t->at, RECOVER_NEVER);
-	emit_store_abs(e, GPR_RAX, CTX(bt, kernel_gs_base));
-	emit_store_abs(e, GPR_RCX, CTX(bt, seg[SEG_GS].base));
-	emit_movabs(e, GPR_RAX, t->bias);
-	emit_lea_sum(e, GPR_RAX, GPR_RAX, GPR_RCX, 0);
-	emit_store_abs(e, GPR_RAX, CTX(bt, bt.fs_base));
-	emit_bytes(e, "\xf3\x48\x0f\xae\xd0", 5); /* wrfsbase rax */
-	tr_record(t, t->at + in->len, SPILL_RAX | SPILL_RCX);
-	emit_load_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
-	tr_record(t, t->at + in->len, SPILL_RAX);
-	emit_load_abs(e, GPR_RAX, CTX(bt, bt.spill[0]));
-}
-
 /* Where the guest's time is the host's, the host's own instruction does; with lockstep the two runs
  * of a block would differ. */
 static bool tr_rdtsc(struct tr *t, bool aux)
@@ -185,10 +151,14 @@ static bool tr_sensitive_0f(struct tr *t, const struct insn *in)
 			return tr_rdtsc(t, true);
 		if (in->modrm != 0xf8)
 			return false;
-		tr_swapgs(t, in);
+		tr_swapgs(t);
 		return true;
 	case 0x20: return tr_mov_from_cr(t, in);
+	case 0x30: return tr_wrmsr(t, in);
 	case 0x31: return tr_rdtsc(t, false);
+	case 0x32: return tr_rdmsr(t);
+	case 0xa2: return tr_cpuid(t, in);
+	case 0xae: return tr_fsgsbase(t, in);
 	default: return false;
 	}
 }

@@ -33,7 +33,8 @@ void tr_record(struct tr *t, u64 pc, u16 spills)
 	BUG_ON(t->n_rec >= ARRAY_LEN(t->rec));
 	r->host = t->e.p - t->start;
 	r->guest = pc - t->pc;
-	r->spills = spills | (pc == t->behind_sti ? RECOVER_STI : 0);
+	r->spills =
+	    spills | (pc == t->behind_sti ? RECOVER_STI : 0) | (t->swapped ? RECOVER_SWAPPED : 0);
 	t->n_rec++;
 }
 
@@ -64,6 +65,7 @@ void tr_jump_direct(struct tr *t, u64 target)
 
 void tr_callout(struct tr *t)
 {
+	tr_settle_bases(t);
 	tr_record(t, t->at, 0);
 	t->stop = t->at - t->pc;
 	emit_store_imm64_abs(&t->e, CTX(t->bt, rip), t->at);
@@ -76,6 +78,7 @@ void tr_light_callout(struct tr *t, const struct insn *in)
 	u32 jump;
 	u8 *resume;
 
+	tr_settle_bases(t);
 	emit_store_imm64_abs(&t->e, CTX(t->bt, rip), t->at);
 	emit_store_imm_abs(&t->e, CTX(t->bt, bt.jump), 0);
 	resume = t->e.p - 4;
@@ -85,6 +88,7 @@ void tr_light_callout(struct tr *t, const struct insn *in)
 		memcpy(resume, &jump, 4);
 	tr_record(t, t->at + in->len, 0);
 	t->vec_checked = 0; /* C code has the registers in between */
+	t->fs_stale = false;
 }
 
 static void emit_stubs(struct tr *t)
@@ -164,7 +168,7 @@ static bool tr_stepped(struct tr *t, const struct insn *in, exec_fn *f, bool las
 	return true;
 }
 
-static bool ends_block(exec_fn *f)
+bool tr_ends_block(exec_fn *f)
 {
 	return f == exec_jcc || f == exec_jmp || f == exec_call || f == exec_ret ||
 	       f == exec_jmp_ind || f == exec_call_ind || f == exec_loop || f == exec_iret;
@@ -210,7 +214,8 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 			return done + 1;
 		}
 		f = op_bind(&in, &wants_thunk);
-		if (ends_block(f) && !bt_is_promoted(bt, t->at)) {
+		tr_settle_for(t, &in, f);
+		if (tr_ends_block(f) && !bt_is_promoted(bt, t->at)) {
 			if (!tr_control(t, &in, f))
 				tr_callout(t);
 			return done + len;
@@ -220,13 +225,15 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 		/* An interrupt may come between blocks, but not behind STI. */
 		sti_last = last && in.map == INSN_MAP_1B && in.opcode == 0xfb;
 		if ((sti_last || !tr_ordinary(t, &in)) &&
-		    !tr_stepped(t, &in, f, ends_block(f) || sti_last))
+		    !tr_stepped(t, &in, f, tr_ends_block(f) || sti_last))
 			return done + len;
+		tr_track_ecx(t, &in);
 		done += len;
 		n++;
 		if (last) {
 			t->at = t->pc + done;
 			tr_record(t, t->at, 0);
+			tr_settle_fs(t, true);
 			tr_jump_direct(t, t->at);
 			return done;
 		}

@@ -58,7 +58,8 @@ enum {
 	RECOVER_STI = 64,
 	RECOVER_NEVER = 128,
 	RECOVER_RDI_HOST = 256, /* RDI, RSI: the guest's value + cpu->bt.distance[0], [1] */
-	RECOVER_RSI_HOST = 512
+	RECOVER_RSI_HOST = 512,
+	RECOVER_SWAPPED = 1024 /* the two GS bases stand in struct cpu the wrong way round */
 };
 
 /* From host offset `host` of its block on, the guest's state is that before the instruction at
@@ -166,7 +167,12 @@ enum bt_step {
 void regime_enter(struct bt *bt, enum regime r);
 /* May it be entered now, or has it been too often? */
 bool regime_may_enter(const struct bt *bt, enum regime r);
-/* Can a guest's GS base be carried in FS? */
+/* The guest's GS bases that FS can carry: from first on, and those of no more than so many bits. */
+struct fs_bases {
+	u64 first;
+	u8 bits;
+};
+struct fs_bases regime_fs_bases(enum regime r);
 bool regime_fits_fs(enum regime r, u64 base);
 
 /* site.c: is the instruction at pc one whose memory operand has not been in the kernel's half, or

@@ -6,13 +6,13 @@
  * A sequence is made of items: random ALU encodings with operands in every addressing form a kernel
  * uses (registers, RSP, RIP, GS, absolute), pushes and pops, arithmetic on RSP, frames, forward
  * branches, calls direct and indirect, returns, flag stores and loads, IRET to the same ring,
- * SWAPGS, strings, vector and x87 instructions, and writes to the sequence's own code, through the
- * address it runs at or an alias, and excursions to the other half of the address space. It may be
- * a loop. It runs in either half (struct half); data and stack lie there, or elsewhere; their
- * addresses come near a read-only and an absent page, so some sequences end in a fault; the
- * handlers halt. Page tables count as memory but for A bits, which are set also by accesses that
- * come to nothing; now and then A and D bits are cleared. A timer kicks the translator meanwhile,
- * which must not show.
+ * SWAPGS, MSRs, segment bases, CPUID, strings, vector and x87 instructions, and writes to the
+ * sequence's own code, through the address it runs at or an alias, and excursions to the other half
+ * of the address space. It may be a loop. It runs in either half (struct half); data and stack lie
+ * there, or elsewhere; their addresses come near a read-only and an absent page, so some sequences
+ * end in a fault; the handlers halt. Page tables count as memory but for A bits, which are set also
+ * by accesses that come to nothing; now and then A and D bits are cleared. A timer kicks the
+ * translator meanwhile, which must not show.
  *
  * Linked like ringshift itself: the guest's kernel half takes the process's address space.
  *
@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "bt_run.h"
+#include "bt_system.h"
 #include "bt_user.h"
 #include "bt_vector.h"
 #include "lowland.h"
@@ -223,27 +224,6 @@ static void build_guest(struct machine *m)
 	memcpy(sys + TSS_OFF + 36, &(u64){SYSTEM_AT + 3 * PAGE_SIZE}, 8); /* IST 1 */
 }
 
-static u32 port_read(void *vm, u16 port, unsigned size)
-{
-	(void)vm, (void)size;
-	return port;
-}
-
-static int msr_read(void *vm, u32 index, u64 *val)
-{
-	(void)vm;
-	*val = index * 0x100000003ull;
-	return index & 8 ? -1 : 0;
-}
-
-static void fpu_error(void *vm)
-{
-	(void)vm;
-}
-
-static const struct cpu_ops ops = {
-    .port_read = port_read, .msr_read = msr_read, .fpu_error = fpu_error};
-
 static void reset_guest(struct machine *m)
 {
 	struct cpu *c = m->c;
@@ -251,7 +231,7 @@ static void reset_guest(struct machine *m)
 
 	cpu_reset(c);
 	c->cr0 = CR0_PE | CR0_PG | CR0_NE | CR0_ET | CR0_MP | CR0_WP;
-	c->cr4 = CR4_PAE | CR4_PGE;
+	c->cr4 = CR4_PAE | CR4_PGE | CR4_FSGSBASE;
 	c->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
 	c->cr3 = PT_GPA;
 	for (i = 0; i < SEG_COUNT; i++)
@@ -281,7 +261,8 @@ static void machine_init(struct machine *m, u64 ram_at, u64 code_at)
 	mmu_init(&m->c->mmu, &m->ram, &m->stats, 40);
 	m->c->maxphyaddr = 40;
 	m->c->stats = &m->stats;
-	m->c->ops = &ops;
+	m->c->ops = &soak_ops;
+	m->c->vm = m->c;
 	BUG_ON(engine_init(m->c, (void *)code_at));
 	build_guest(m);
 	reset_guest(m);
@@ -673,6 +654,13 @@ static void user_item(struct soak *s)
 	bytes(s, code, user_insn(&s->rng, s->at->other, code));
 }
 
+static void state_item(struct soak *s)
+{
+	u8 code[48];
+
+	bytes(s, code, system_insn(&s->rng, s->at->percpu, code));
+}
+
 static void system_item(struct soak *s)
 {
 	switch (rnd(s) % 13) {
@@ -694,7 +682,7 @@ static void system_item(struct soak *s)
 
 static void item(struct soak *s, u64 start)
 {
-	u64 k = rnd(s) % 45;
+	u64 k = rnd(s) % 48;
 
 	if (k < 18)
 		while (!random_insn(s))
@@ -719,7 +707,9 @@ static void item(struct soak *s, u64 start)
 		iret_item(s);
 	else if (k < 39)
 		user_item(s);
-	else if (k < 40)
+	else if (k < 42)
+		state_item(s);
+	else if (k < 43)
 		beyond_item(s, start);
 	else
 		vector_item(s, start);
@@ -828,6 +818,7 @@ static void random_state(struct soak *s, u64 start, bool same_code)
 	s->step.c->cr0 = s->bt.c->cr0;
 	s->step.c->cr4 = s->bt.c->cr4;
 	s->step.c->xcr0 = s->bt.c->xcr0;
+	system_state(&s->rng, s->bt.c, s->step.c);
 	set_state(&s->bt, gpr, gs, flags, start);
 	set_state(&s->step, gpr, gs, flags, start);
 }
@@ -869,6 +860,7 @@ static unsigned compare(struct soak *s)
 		bad += differ("gs base ", 0, a->seg[SEG_GS].base, b->seg[SEG_GS].base);
 	if (a->cr2 != b->cr2)
 		bad += differ("cr2 ", 0, a->cr2, b->cr2);
+	bad += system_compare(a, b);
 	bad += vector_compare(a, b);
 	bad += tables_compare(a, b, PT_GPA, tables_end(&s->step));
 	for (i = 0; i < PAGES; i++)
