@@ -61,6 +61,10 @@ static const char *field_at(const struct cpu *c, u64 addr, char buf[32])
 	    FIELD(bt.fs_base),
 	    FIELD(bt.host_fs),
 	    FIELD(bt.step),
+	    FIELD(bt.op),
+	    FIELD(bt.unfit),
+	    FIELD(bt.distance[0]),
+	    FIELD(bt.distance[1]),
 	    FIELD(bt.link),
 	    FIELD(seg),
 	    FIELD(cr0),
@@ -93,7 +97,8 @@ static const char *place_name(const struct bt *bt, u64 addr, char buf[32])
 		return "exit";
 	if (off == bt->lookup_at[R64H] || off == bt->lookup_at[R64L])
 		return "lookup";
-	if (off == bt->light_at)
+	if (off == bt->light_at[LIGHT_FS_BACK] || off == bt->light_at[LIGHT_FS_LEFT] ||
+	    off == bt->light_at[LIGHT_FS_HOST])
 		return "light callout";
 	if (off == bt->miss_at || off == bt->miss_leave_at)
 		return "checked_miss";

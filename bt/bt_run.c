@@ -79,7 +79,8 @@ static void take_back_transfer(struct cpu *c)
 {
 	c->rip = c->bt.from;
 	c->gpr[GPR_RSP] -= c->bt.moved;
-	c->bt.step = 1;
+	c->bt.step = STEP_CALLOUT;
+	c->bt.op = 0;
 }
 
 void bt_enter(struct bt *bt, u64 host)

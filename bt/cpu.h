@@ -213,6 +213,7 @@ struct cpu {
 		u64 unfit;       /* 0: the GS base is one that can */
 		u64 host_fs;     /* the monitor's thread pointer */
 		u64 step;        /* enum bt_step: why rip must be stepped, 0: it need not */
+		u64 op;          /* of a callout: its op's index, 0: to be fetched */
 		u64 site_flags;  /* kept by a checked site: AH as by LAHF, AL 1 for OF */
 		u64 distance[2]; /* a string's RDI, RSI: from the address to the host's */
 		u64 link;        /* direct exit that was taken, 0: none */

@@ -30,6 +30,13 @@ static inline void emit_bytes(struct emit *e, const void *buf, unsigned n)
 		emit_u8(e, *b++);
 }
 
+/* A jump with 8 bits of displacement, which ends at `from`, leads here. */
+static inline void emit_here8(struct emit *e, u8 *from)
+{
+	BUG_ON(e->p - from > 127);
+	from[-1] = e->p - from;
+}
+
 static inline void emit_u32(struct emit *e, u32 v)
 {
 	emit_bytes(e, &v, 4);

@@ -123,11 +123,11 @@ enum recover_action bt_on_kick(struct cpu *c, struct host_frame *f)
 		c->stats->n[STAT_bt_kicks]++;
 		return leave(bt, f);
 	}
-	if (f->rip >= (u64)bt->rx + bt->entered_at && f->rip < (u64)bt->rx + bt->enter_end)
+	if (f->rip >= (u64)bt->rx + bt->entered_fs_at && f->rip < (u64)bt->rx + bt->enter_end)
 		return leave(bt, f); /* nothing has run yet */
 	if (f->rip >= (u64)bt->rx + bt->exit_at && f->rip < (u64)bt->rx + bt->exit_end)
 		return RECOVER_RESUME; /* on the way out anyway */
-	if (f->rip >= (u64)bt->rx + bt->light_at && f->rip < (u64)bt->rx + bt->light_end)
+	if (f->rip >= (u64)bt->rx + bt->light_at[0] && f->rip < (u64)bt->rx + bt->light_end)
 		return RECOVER_RESUME; /* attention is looked at before and behind the C function */
 	f->rflags |= FL_TF;
 	return RECOVER_RESUME;

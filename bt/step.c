@@ -258,7 +258,7 @@ void op_step(struct cpu *c)
 
 u64 op_step_callout(struct cpu *c)
 {
-	struct op *o = checked_op(c);
+	struct op *o = likely(c->bt.op) ? op_at(c->engine, c->bt.op) : checked_op(c);
 	u64 next = c->rip + o->in.len;
 
 	callout_count(c->engine, o);

@@ -15,15 +15,21 @@ struct tr {
 	struct emit e;
 	u8 *start;
 	enum regime regime;
-	u64 bias;       /* its */
-	u64 pc;         /* of the block */
-	u64 at;         /* of the instruction being translated */
-	u64 behind_sti; /* address of the instruction after the last STI, 0: none */
-	bool vector;    /* has instructions on vector state */
-	u8 vec_checked; /* classes of vector instructions that may be executed from here on */
-	bool swapped;   /* SWAPGS has been executed, but struct cpu does not show it (tr_gs.c) */
-	bool fs_stale;  /* the host's FS does not hold the guest's GS base */
-	bool ecx_known; /* RCX holds ecx */
+	u64 bias;          /* its */
+	u64 pc;            /* of the block */
+	u64 at;            /* of the instruction being translated */
+	u64 behind_sti;    /* address of the instruction after the last STI, 0: none */
+	bool vector;       /* has instructions on vector state */
+	u8 vec_checked;    /* classes of vector instructions that may be executed from here on */
+	bool swapped;      /* SWAPGS has been executed, but struct cpu does not show it (tr_gs.c) */
+	bool base_written; /* the GS base is not what it was when the host's FS was last right */
+	enum {
+		FS_GUEST,
+		FS_UNKNOWN,
+		FS_HOST
+	} fs;                  /* what that holds: the GS base with the bias, or C's */
+	const struct insn *in; /* being translated, NULL: none */
+	bool ecx_known;        /* RCX holds ecx */
 	u32 ecx;
 	u32 stop; /* guest offset of the callout at the end, ~0: none */
 	struct recovery rec[12 * BT_MAX_INSNS + 16];
@@ -37,6 +43,7 @@ struct tr {
 		u8 *rel32[4]; /* of jumps that are taken when the software TLB does not know */
 		unsigned n;
 		u64 at;
+		u32 op;
 		u8 *resume; /* behind the instruction */
 	} miss[BT_MAX_INSNS];
 	unsigned n_misses;
@@ -49,6 +56,8 @@ void tr_jmp_to(struct tr *t, u32 area_off);
 /* The rel32 of a jump that leaves the block for target; the whole jump. */
 void tr_exit_direct(struct tr *t, u64 target);
 void tr_jump_direct(struct tr *t, u64 target);
+/* The op of the instruction being translated, for bt.op. */
+u32 tr_op(const struct tr *t);
 /* Leave, and have the instruction stepped. Ends the block. */
 void tr_callout(struct tr *t);
 /* Have the instruction stepped from within the block, which goes on behind it if nothing speaks

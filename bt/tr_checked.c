@@ -88,6 +88,7 @@ void tr_may_miss(struct tr *t)
 {
 	BUG_ON(t->n_misses >= ARRAY_LEN(t->miss));
 	t->miss[t->n_misses].at = t->at;
+	t->miss[t->n_misses].op = tr_op(t);
 	t->miss[t->n_misses++].n = 0;
 }
 
@@ -105,6 +106,8 @@ void tr_after_miss(struct tr *t)
 {
 	t->miss[t->n_misses - 1].resume = t->e.p;
 	t->vec_checked = 0; /* C code may have had the registers in between */
+	if (t->fs == FS_HOST)
+		t->fs = FS_UNKNOWN; /* it has, and FS is right, or it has not */
 }
 
 /* RDX: linear address -> where it is in the monitor. */
@@ -198,6 +201,7 @@ void tr_emit_misses(struct tr *t)
 		emit_store_imm64_abs(&t->e, CTX(bt, rip), t->miss[i].at);
 		emit_store_imm_abs(&t->e, CTX(bt, bt.jump),
 				   (u32)(uintptr_t)bt->rx + (t->miss[i].resume - bt->rw));
+		emit_store_imm_abs(&t->e, CTX(bt, bt.op), t->miss[i].op);
 		tr_jmp_to(t, bt->lockstep ? bt->miss_leave_at : bt->miss_at);
 	}
 }
@@ -216,7 +220,7 @@ void tr_emit_checked_miss(struct tr *t)
 
 	bt->miss_at = t->e.p - bt->rw;
 	emit_miss(t);
-	tr_jmp_to(t, bt->light_at);
+	tr_jmp_to(t, bt->light_at[LIGHT_FS_BACK]);
 	bt->miss_leave_at = t->e.p - bt->rw;
 	emit_miss(t);
 	emit_store_imm_abs(&t->e, CTX(bt, bt.step), STEP_CHECKED);

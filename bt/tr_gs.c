@@ -45,6 +45,13 @@ static void give_two_back(struct tr *t)
 	tr_record(t, t->at, 0);
 }
 
+static void base_written(struct tr *t)
+{
+	t->base_written = true;
+	if (t->fs == FS_GUEST)
+		t->fs = FS_UNKNOWN;
+}
+
 void tr_settle_bases(struct tr *t)
 {
 	struct bt *bt = t->bt;
@@ -53,24 +60,31 @@ void tr_settle_bases(struct tr *t)
 		return;
 	take_two(t);
 	t->swapped = false;
-	t->fs_stale = true;
+	base_written(t);
 	tr_record(t, t->at, RECOVER_NEVER);
 	emit_exchange(t, CTX(bt, seg[SEG_GS].base), CTX(bt, kernel_gs_base));
 	emit_exchange(t, CTX(bt, bt.unfit), CTX(bt, bt.no_swap));
 	give_two_back(t);
 }
 
-/* at_end: the block ends here anyway, and need not have its next instruction stepped. */
-void tr_settle_fs(struct tr *t, bool at_end)
+/* FS has been C's meanwhile: the base that C code left behind. */
+static void emit_fs_back(struct tr *t)
+{
+	emit_store_abs(&t->e, GPR_RAX, CTX(t->bt, bt.spill[0]));
+	tr_record(t, t->at, SPILL_RAX);
+	emit_load_abs(&t->e, GPR_RAX, CTX(t->bt, bt.fs_base));
+	emit_bytes(&t->e, "\xf3\x48\x0f\xae\xd0", 5); /* wrfsbase rax */
+	emit_load_abs(&t->e, GPR_RAX, CTX(t->bt, bt.spill[0]));
+	tr_record(t, t->at, 0);
+}
+
+/* RAX, RCX spilled. If FS cannot hold the base the block is left. */
+static void emit_check_fit(struct tr *t, bool at_end)
 {
 	struct emit *e = &t->e;
 	u32 stop = t->stop;
 	u8 *skip;
 
-	tr_settle_bases(t);
-	if (!t->fs_stale)
-		return;
-	take_two(t);
 	emit_load_abs(e, GPR_RCX, CTX(t->bt, bt.unfit));
 	emit_bytes(e, "\xe3\x00", 2); /* jrcxz */
 	skip = e->p;
@@ -84,14 +98,31 @@ void tr_settle_fs(struct tr *t, bool at_end)
 		tr_callout(t);
 		t->stop = stop; /* not the block's end */
 	}
-	skip[-1] = e->p - skip;
+	emit_here8(e, skip);
 	tr_record(t, t->at, SPILL_RAX | SPILL_RCX);
-	emit_load_abs(e, GPR_RCX, CTX(t->bt, seg[SEG_GS].base));
-	emit_movabs(e, GPR_RAX, t->bias);
-	emit_lea_sum(e, GPR_RAX, GPR_RAX, GPR_RCX, 0);
-	emit_bytes(e, "\xf3\x48\x0f\xae\xd0", 5); /* wrfsbase rax */
-	t->fs_stale = false;
-	give_two_back(t);
+}
+
+/* at_end: the block ends here anyway, and need not have its next instruction stepped. */
+void tr_settle_fs(struct tr *t, bool at_end)
+{
+	struct emit *e = &t->e;
+
+	tr_settle_bases(t);
+	if (t->fs == FS_GUEST)
+		return;
+	if (t->base_written) {
+		take_two(t);
+		emit_check_fit(t, at_end);
+		emit_load_abs(e, GPR_RCX, CTX(t->bt, seg[SEG_GS].base));
+		emit_movabs(e, GPR_RAX, t->bias);
+		emit_lea_sum(e, GPR_RAX, GPR_RAX, GPR_RCX, 0);
+		emit_bytes(e, "\xf3\x48\x0f\xae\xd0", 5); /* wrfsbase rax */
+		give_two_back(t);
+	} else {
+		emit_fs_back(t);
+	}
+	t->fs = FS_GUEST;
+	t->base_written = false;
 }
 
 /* SWAPGS, RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE. */
@@ -121,8 +152,8 @@ void tr_swapgs(struct tr *t)
 /* RAX, RCX, RDX are spilled and the flags saved: unless condition cc holds, a callout. */
 static void leave_unless(struct tr *t, u8 cc)
 {
-	bool swapped = t->swapped, stale = t->fs_stale;
-	u32 stop = t->stop, rel;
+	bool swapped = t->swapped, written = t->base_written;
+	u32 stop = t->stop, rel, fs = t->fs;
 	u8 *over;
 
 	emit_bytes(&t->e, (u8[]){0x0f, 0x80 | cc}, 2);
@@ -133,7 +164,8 @@ static void leave_unless(struct tr *t, u8 cc)
 	tr_spill(t, false, REG_NONE);
 	tr_callout(t);
 	t->swapped = swapped;
-	t->fs_stale = stale;
+	t->base_written = written;
+	t->fs = fs;
 	t->stop = stop; /* not the block's end */
 	rel = t->e.p - over;
 	if (!t->e.full)
@@ -181,7 +213,7 @@ void tr_write_base(struct tr *t, enum base which)
 	case BASE_GS:
 		emit_fits(t, CTX(bt, bt.unfit));
 		emit_store_abs(&t->e, GPR_RDX, CTX(bt, seg[SEG_GS].base));
-		t->fs_stale = true;
+		base_written(t);
 		break;
 	case BASE_OTHER:
 		emit_fits(t, CTX(bt, bt.no_swap));

@@ -26,7 +26,7 @@ static void tr_sti(struct tr *t)
 	emit_load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	tr_callout(t);
 	t->stop = ~0u; /* not the block's end */
-	skip[-1] = t->e.p - skip;
+	emit_here8(&t->e, skip);
 	tr_record(t, t->at, SPILL_RCX);
 	emit_load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	tr_record(t, t->at, 0);
@@ -80,7 +80,7 @@ static void tr_popf(struct tr *t, const struct insn *in)
 	emit_load_abs(e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	tr_callout(t);
 	t->stop = ~0u; /* not the block's end */
-	skip[-1] = e->p - skip;
+	emit_here8(e, skip);
 	tr_record(t, t->at, SPILL_RAX | SPILL_RCX);
 	emit_bytes(e, "\x0f\xb6\x44\x24\x01", 5); /* movzx eax, byte [rsp+1] */
 	emit_bytes(e, "\x0f\xb6\x80", 3);         /* movzx eax, byte [rax+its IF] */

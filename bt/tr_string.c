@@ -77,7 +77,7 @@ static void emit_distance(struct tr *t, unsigned reg, unsigned which, enum mmu_a
 	emit_movabs(e, GPR_RAX, t->bias);
 	emit_bytes(e, "\xeb\x00", 2);
 	join = e->p;
-	other[-1] = e->p - other;
+	emit_here8(e, other);
 	tr_tlb_slot(t, reg);
 	emit_lea_sum(e, GPR_RDX, reg, GPR_RCX, -1u);
 	emit_bytes(e, "\x48\x81\xe2", 3); /* and rdx, PAGE_MASK */
@@ -85,7 +85,7 @@ static void emit_distance(struct tr *t, unsigned reg, unsigned which, enum mmu_a
 	tr_tlb_op(t, 0x3b, GPR_RDX, offsetof(struct tlb_entry, tag[access])); /* cmp */
 	tr_miss_if(t, 5);                                                     /* ne */
 	tr_tlb_op(t, 0x8b, GPR_RAX, offsetof(struct tlb_entry, addend));      /* mov */
-	join[-1] = e->p - join;
+	emit_here8(e, join);
 	emit_store_abs(e, GPR_RAX, CTX(t->bt, bt.distance[which]));
 }
 
@@ -212,7 +212,7 @@ static u8 *look_at_addresses(struct tr *t, const struct string_use *u)
 	emit_u32(&t->e, 0);
 	for (i = 0; i < 2; i++)
 		if (out[i])
-			out[i][-1] = t->e.p - out[i];
+			emit_here8(&t->e, out[i]);
 	emit_load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	tr_record(t, t->at, 0);
 	return own;

@@ -64,8 +64,17 @@ static void emit_mov32_imm(struct emit *e, unsigned reg, u32 imm)
 	emit_u32(e, imm);
 }
 
+/* A callout: #UD or #NM. */
+static void emit_denied(struct tr *t)
+{
+	emit_load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.step), STEP_CALLOUT);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.op), 0); /* to be fetched */
+	tr_jmp_to(t, t->bt->exit_at);
+}
+
 /* RCX is spilled, RIP in the context is that of the instruction, bt.jump where to go on. */
-static void emit_load(struct tr *t, enum vec_class class, u8 **to_load)
+static void emit_load(struct tr *t, enum vec_class class, u32 denied_at, u8 **to_load)
 {
 	struct emit *e = &t->e;
 	struct bt *bt = t->bt;
@@ -74,9 +83,7 @@ static void emit_load(struct tr *t, enum vec_class class, u8 **to_load)
 	emit_load_abs_zx(e, GPR_RCX, CTX(bt, bt.vec_denied[class]), false);
 	emit_bytes(e, "\xe3\x00", 2); /* jrcxz, patched */
 	*to_load = e->p;
-	emit_load_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
-	emit_store_imm_abs(e, CTX(bt, bt.step), STEP_CALLOUT);
-	tr_jmp_to(t, bt->exit_at);
+	tr_jmp_to(t, denied_at);
 }
 
 void tr_emit_vector_load(struct tr *t)
@@ -84,12 +91,14 @@ void tr_emit_vector_load(struct tr *t)
 	struct emit *e = &t->e;
 	struct bt *bt = t->bt;
 	u8 *to_load[VEC_CLASSES];
+	u32 denied_at = e->p - bt->rw;
 	unsigned i;
 
+	emit_denied(t);
 	for (i = 0; i < VEC_CLASSES; i++)
-		emit_load(t, i, &to_load[i]);
+		emit_load(t, i, denied_at, &to_load[i]);
 	for (i = 0; i < VEC_CLASSES; i++)
-		to_load[i][-1] = e->p - to_load[i];
+		emit_here8(e, to_load[i]);
 	emit_mov32_imm(e, GPR_RCX, (u32)(uintptr_t)bt->c);
 	emit_state(e, bt, GPR_RCX, false);
 	emit_bytes(e, "\x8b\x0c\x25", 3); /* mov ecx, [vec_denied] */
@@ -147,7 +156,7 @@ static void ensure_loaded(struct tr *t, enum vec_class class)
 	emit_store_imm_abs(&t->e, CTX(bt, bt.jump), 0);
 	resume = t->e.p;
 	tr_jmp_to(t, bt->vec_load_at[class]);
-	missing[-1] = t->e.p - missing;
+	emit_here8(&t->e, missing);
 	live = (u32)(uintptr_t)bt->rx + (u32)(t->e.p - bt->rw);
 	memcpy(resume - 4, &live, 4);
 	emit_load_abs(&t->e, GPR_RCX, CTX(bt, bt.spill[1]));

@@ -63,6 +63,11 @@ void tr_jump_direct(struct tr *t, u64 target)
 	tr_exit_direct(t, target);
 }
 
+u32 tr_op(const struct tr *t)
+{
+	return t->in ? op_known(t->bt->c, t->in) : 0;
+}
+
 void tr_callout(struct tr *t)
 {
 	tr_settle_bases(t);
@@ -70,6 +75,7 @@ void tr_callout(struct tr *t)
 	t->stop = t->at - t->pc;
 	emit_store_imm64_abs(&t->e, CTX(t->bt, rip), t->at);
 	emit_store_imm_abs(&t->e, CTX(t->bt, bt.step), STEP_CALLOUT);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.op), tr_op(t));
 	tr_jmp_to(t, t->bt->exit_at);
 }
 
@@ -82,13 +88,15 @@ void tr_light_callout(struct tr *t, const struct insn *in)
 	emit_store_imm64_abs(&t->e, CTX(t->bt, rip), t->at);
 	emit_store_imm_abs(&t->e, CTX(t->bt, bt.jump), 0);
 	resume = t->e.p - 4;
-	tr_jmp_to(t, t->bt->light_at);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.op), tr_op(t));
+	tr_jmp_to(t, t->bt->light_at[t->fs == FS_HOST ? LIGHT_FS_HOST : LIGHT_FS_LEFT]);
 	jump = (u32)(uintptr_t)t->bt->rx + (t->e.p - t->bt->rw);
 	if (!t->e.full)
 		memcpy(resume, &jump, 4);
 	tr_record(t, t->at + in->len, 0);
 	t->vec_checked = 0; /* C code has the registers in between */
-	t->fs_stale = false;
+	t->fs = FS_HOST;
+	t->base_written = false;
 }
 
 static void emit_stubs(struct tr *t)
@@ -209,6 +217,7 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 		t->at = t->pc + done;
 		tr_record(t, t->at, 0);
 		len = decode_at(bt, code, done, &in);
+		t->in = len > 0 ? &in : NULL;
 		if (len <= 0) {
 			tr_callout(t);
 			return done + 1;

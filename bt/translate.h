@@ -104,6 +104,10 @@ struct link {
 	u64 target;
 };
 
+/* Kinds of light callouts, by what becomes of the host's FS: the guest's, and so again; the
+ * guest's, C's afterwards; C's all the time. */
+enum light { LIGHT_FS_BACK, LIGHT_FS_LEFT, LIGHT_FS_HOST, LIGHTS };
+
 struct bt {
 	struct cpu *c;
 	enum regime regime; /* that translated code can be entered in as things stand: */
@@ -116,7 +120,7 @@ struct bt {
 	int fd;
 	u32 used, fixed; /* fixed: end of what a flush keeps (entry, exit, lookup) */
 	void (*enter)(u64 host_pc);
-	u32 entered_at, enter_end, exit_at, exit_end, leave_at, light_at,
+	u32 entered_at, entered_fs_at, enter_end, exit_at, exit_end, leave_at, light_at[LIGHTS],
 	    light_end; /* area offsets of the common code */
 	u32 lookup_at[REGIMES];
 	u32 flags_byte_at; /* two tables: of byte 1 of RFLAGS, what speaks against POPF inline; IF

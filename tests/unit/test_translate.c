@@ -770,7 +770,7 @@ static void expect_checked(struct world *x, const char *guest, const char *lea, 
 	want32(x, CTX(x, rip));
 	want32(x, PC);
 	cr_expect(!memcmp(host(x, b) + miss, x->want, x->n_want), "miss of %s", guest);
-	cr_expect_eq(host(x, b)[miss + 24], 0xe9);
+	cr_expect_eq(host(x, b)[miss + 36], 0xe9);
 	cr_expect(b->stop, "the block goes on behind %s", guest);
 	x->n_want = 0;
 }
