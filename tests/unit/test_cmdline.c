@@ -179,6 +179,23 @@ Test(cmdline, serial_ports)
 	cr_assert_eq(good("-kernel k -debugcon stdio").debugcon.kind, CHAR_STDIO);
 }
 
+Test(cmdline, devices)
+{
+	struct config c = good("-kernel k -device virtio-rng-pci,addr=3 -device virtio-rng");
+
+	cr_expect_eq(c.device_count, 2);
+	cr_expect_str_eq(c.device[0], "virtio-rng-pci,addr=3");
+	cr_expect_str_eq(c.device[1], "virtio-rng");
+	c = good("-device driver=virtio-rng-pci-non-transitional -kernel k");
+	cr_expect_eq(c.device_count, 1);
+	c = good("-device help");
+	cr_expect_eq(c.action, ACTION_DEVICE_HELP);
+	cr_expect_null(c.device_help);
+	c = good("-device virtio-rng,help");
+	cr_expect_eq(c.action, ACTION_DEVICE_HELP);
+	cr_expect_not_null(c.device_help);
+}
+
 Test(cmdline, debug_exit)
 {
 	struct config c = good("-kernel k -device isa-debug-exit");
@@ -281,7 +298,9 @@ Test(cmdline, refusals_name_what_they_refuse)
 	    {"-serial stdio -serial mon:stdio", "-serial: 'mon:stdio': another serial port"},
 	    {"-serial null -serial null -serial null -serial null -serial null",
 	     "-serial: 'null': there are 4 serial ports"},
-	    {"-device virtio-net-pci", "-device: 'virtio-net-pci' is not in this version"},
+	    {"-device virtio-gpu-pci", "-device: 'virtio-gpu-pci' is not in this version"},
+	    {"-device driver=e1000,id=x", "-device: 'e1000' is not in this version"},
+	    {"-device ,addr=3", "-device: '' is not in this version"},
 	    {"-device isa-debug-exit,irq=3", "-device: isa-debug-exit has no 'irq=3'"},
 	    {"-device isa-debug-exit,iobase=f4", "-device: 'f4' is not a number"},
 	    {"-device isa-debug-exit,iobase=0x10000", "-device: isa-debug-exit: iobase 0x10000"},
