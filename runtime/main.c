@@ -10,6 +10,7 @@
 #include "cmdline.h"
 #include "console.h"
 #include "exit_status.h"
+#include "img.h"
 #include "lowland.h"
 #include "report.h"
 #include "vm.h"
@@ -53,6 +54,8 @@ int main(int argc, char **argv)
 
 	occupy_standard_descriptors();
 	ignore_signals_of_output();
+	if (argc > 1 && !strcmp(argv[1], "img"))
+		return finish_stdout(img_main(argc - 1, argv + 1));
 	if (lowland_enter(err, sizeof(err))) {
 		report_error(err);
 		return STATUS_ERROR;
