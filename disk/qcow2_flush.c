@@ -9,8 +9,9 @@
 
 #include "qcow2.h"
 
-#define FREES_MAX 1024 /* clusters that wait for being given free before a flush is made for them  \
-			*/
+#define FREES_MAX                                                                                  \
+	1024 /* clusters that wait for being given free before a flush is made for them            \
+	      */
 
 /* What a flush takes along when it gives the lock back. */
 struct batch {

@@ -19,8 +19,7 @@ static int raw_open(struct disk *d, char *err, size_t errlen)
 
 static int raw_close(struct disk *d)
 {
-	(void)d;
-	return 0;
+	return d->writable ? hostfile_sync(d->file) : 0;
 }
 
 static int raw_readv(struct disk *d, const struct iovec *iov, unsigned n, u64 off)
