@@ -500,6 +500,46 @@ static int opt_device(struct parser *p, const char *arg)
 	return 0;
 }
 
+static int add_drive(struct parser *p, const char *opt, const char *text, bool is_file)
+{
+	if (p->cfg->drive_count == DRIVE_MAX)
+		return fail(p, "'%s': more than %d drives", text, DRIVE_MAX);
+	p->cfg->drive[p->cfg->drive_count++] = (struct drive_spec){opt, text, is_file};
+	return 0;
+}
+
+static int opt_drive(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-drive", arg, false);
+}
+
+static int opt_hda(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-hda", arg, true);
+}
+
+static int opt_hdb(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-hdb", arg, true);
+}
+
+static int opt_hdc(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-hdc", arg, true);
+}
+
+static int opt_hdd(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-hdd", arg, true);
+}
+
+static int opt_snapshot(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->snapshot = true;
+	return 0;
+}
+
 static int opt_nodefaults(struct parser *p, const char *arg)
 {
 	(void)arg;

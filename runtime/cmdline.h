@@ -47,6 +47,13 @@ enum { LOG_GUEST_ERRORS = 16 };
 
 #define SERIAL_MAX 4
 #define DEVICE_MAX 64
+#define DRIVE_MAX  32
+
+/* -drive's keys, or, with -hda, a file name. */
+struct drive_spec {
+	const char *opt, *text;
+	bool is_file;
+};
 
 /* Strings belong to argv. */
 struct config {
@@ -71,6 +78,9 @@ struct config {
 	} debug_exit;
 	const char *device[DEVICE_MAX]; /* what plug.h makes, as given */
 	unsigned device_count;
+	struct drive_spec drive[DRIVE_MAX]; /* drive.h */
+	unsigned drive_count;
+	bool snapshot; /* of all drives: what is written is forgotten */
 	const struct plug_type *device_help; /* ACTION_DEVICE_HELP: of one type, NULL: all */
 	unsigned log_items;
 	const char *log_file; /* NULL: stderr */

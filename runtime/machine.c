@@ -19,6 +19,7 @@
 
 #include "acpi_tables.h"
 #include "bt_run.h"
+#include "drive.h"
 #include "loader.h"
 #include "lowland.h"
 #include "plug.h"
@@ -704,7 +705,9 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	}
 	vm->timers.rearm = rearm;
 	rc = init_ports(vm, err, errlen);
-	return rc ? rc : plug_devices(vm, err, errlen);
+	rc = rc ? rc : drive_open_all(vm, err, errlen);
+	rc = rc ? rc : plug_devices(vm, err, errlen);
+	return rc ? rc : drive_plug_all(vm, err, errlen);
 }
 
 void vm_destroy(struct vm *vm)
@@ -714,6 +717,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->console)
 		console_destroy(vm->console);
 	plug_destroy(vm);
+	drive_close_all(vm);
 	aio_destroy(vm->aio);
 	user_free(vm->user);
 	if (vm->cpu)

@@ -10,6 +10,11 @@ const struct plug_type plug_types[] = {
     {"virtio-rng-pci", "virtio-rng",
      "max-bytes=N, period=MS (how many random bytes in how many milliseconds), " PLUG_VIRTIO_HELP,
      plug_virtio_rng},
+    {"virtio-blk-pci", "virtio-blk",
+     "drive=ID (of -drive if=none), serial=TEXT, num-queues=N, queue-size=N, "
+     "write-cache=on|off|auto, config-wce=on|off, discard=on|off, write-zeroes=on|off, "
+     "logical_block_size=N, physical_block_size=N, " PLUG_VIRTIO_HELP,
+     plug_virtio_blk},
     {NULL, NULL, NULL, NULL},
 };
 

@@ -59,5 +59,6 @@ MUST_CHECK int plug_virtio(struct vm *vm, struct keyval *k, struct virtio_pci *v
 
 /* --- the types; each in a file of its own --- */
 int plug_virtio_rng(struct vm *vm, struct keyval *k);
+int plug_virtio_blk(struct vm *vm, struct keyval *k);
 
 #endif

@@ -58,6 +58,7 @@ struct vm {
 	struct console *console;
 	gpa_t rsdp; /* 0: no ACPI */
 
+	struct drive *drives;    /* of the command line (drive.h), in its order */
 	struct plugged *plugged; /* devices of the command line (plug.h), the last one first */
 	struct user *user;       /* NULL: ring 3 is stepped */
 	struct cpuid_model cpuid;
