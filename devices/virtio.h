@@ -30,9 +30,22 @@ enum virtio_id {
 #define VIRTIO_F_ACCESS_PLATFORM BIT(33)
 #define VIRTIO_F_RING_RESET      BIT(40)
 
-#define VIRTQ_MAX_SIZE    1024 /* entries offered */
+#define VIRTQ_MAX_SIZE    1024 /* entries, at most */
+#define VIRTQ_SIZE        256  /* offered unless the type says otherwise */
 #define VIRTQ_MAX_SEGS    1024 /* of one chain: at most the queue's size */
 #define VIRTIO_MAX_QUEUES 64
+
+/* Device status (2.1). */
+enum {
+	VIRTIO_S_ACKNOWLEDGE = 1,
+	VIRTIO_S_DRIVER = 2,
+	VIRTIO_S_DRIVER_OK = 4,
+	VIRTIO_S_FEATURES_OK = 8,
+	VIRTIO_S_NEEDS_RESET = 64,
+	VIRTIO_S_FAILED = 128,
+};
+
+#define VIRTIO_NO_VECTOR 0xffff
 
 struct virtio_dev;
 
@@ -42,6 +55,7 @@ struct virtio_type {
 	enum virtio_id id;
 	u64 features;    /* offered, without the transport's */
 	unsigned queues; /* at most; a device may have fewer: virtio_dev.queue_count */
+	u16 queue_size;  /* entries offered for each, a power of two; 0: VIRTQ_SIZE */
 	/* Queue q was kicked: pop until empty. */
 	void (*notify)(struct virtio_dev *dev, unsigned q);
 	/* The driver has accepted features (dev->driver_features), before the queues run. NULL:
@@ -51,7 +65,8 @@ struct virtio_type {
 	 * returns: no element popped before may be pushed after. NULL: nothing to do. */
 	void (*start)(struct virtio_dev *dev);
 	void (*reset)(struct virtio_dev *dev);
-	/* A single queue is reset or disabled (VIRTIO_F_RING_RESET): as reset, for this queue. */
+	/* A single queue is reset: as reset, for this queue. Types that have it are offered
+	 * VIRTIO_F_RING_RESET. */
 	void (*queue_reset)(struct virtio_dev *dev, unsigned q);
 	/* Device configuration: offset+len lies within config_len. NULL write: read-only. */
 	void (*config_read)(struct virtio_dev *dev, unsigned offset, void *buf, unsigned len);
@@ -66,6 +81,8 @@ struct virtq {
 	u16 size; /* as the driver chose */
 	bool enabled;
 	gpa_t desc, avail, used;
+	const u8 *desc_host, *avail_host; /* the same, checked; valid while enabled */
+	u8 *used_host;
 	u16 last_avail; /* next entry of the available ring to look at */
 	u16 used_idx;   /* our copy of used->idx */
 	u16 signalled;  /* used_idx at the last interrupt (event index) */
@@ -90,9 +107,11 @@ struct virtio_dev {
 	struct stats *stats;
 	u64 offered, driver_features;
 	u8 status;
-	bool broken;
+	const char *broken; /* why; NULL: it is not */
+	bool held;          /* the transport may not reach memory now: no queue runs */
 	u8 config_generation;
 	unsigned queue_count;
+	u16 queue_size;
 	struct virtq queue[VIRTIO_MAX_QUEUES];
 	/* Transport: raise the interrupt of a queue's vector, or of a configuration change. */
 	void (*interrupt)(struct virtio_dev *dev, u16 vector, bool config);
@@ -105,7 +124,8 @@ static inline bool virtio_has(const struct virtio_dev *dev, u64 feature)
 	return dev->driver_features & feature;
 }
 
-/* extra: features beyond the type's, decided at run time; without: those of the type's it lacks. */
+/* Afterwards the owner may change offered, queue_count and queue_size, which are the type's,
+ * and sets interrupt and transport (virtio_pci does). */
 void virtio_init(struct virtio_dev *dev, const struct virtio_type *type, const struct dma *dma,
 		 struct stats *stats);
 
@@ -130,6 +150,21 @@ void virtq_want_kicks(struct virtq *q, bool want);
 void virtio_config_changed(struct virtio_dev *dev);
 /* Set DEVICE_NEEDS_RESET: a request no driver may make. */
 void virtio_break(struct virtio_dev *dev, const char *why);
+
+/* --- for transports --- */
+
+/* What the driver writes. Status 0 is a reset; bits only ever go on otherwise. */
+void virtio_set_status(struct virtio_dev *dev, u8 status);
+void virtio_set_features(struct virtio_dev *dev, u64 features);
+/* After size, desc, avail and used have been set. A queue that cannot be breaks the device. */
+void virtio_enable_queue(struct virtio_dev *dev, unsigned q);
+void virtio_reset_queue(struct virtio_dev *dev, unsigned q);
+/* A kick. Whatever the driver is doing: it may be any number, at any time. */
+void virtio_notify(struct virtio_dev *dev, unsigned q);
+void virtio_hold(struct virtio_dev *dev, bool held);
+/* Device configuration; bytes beyond its end read as zero. */
+u64 virtio_config_read(struct virtio_dev *dev, u64 offset, unsigned size);
+void virtio_config_write(struct virtio_dev *dev, u64 offset, unsigned size, u64 val);
 
 /* Copy between a chain's segments and a buffer, from byte `at` on; bytes copied (fewer at the end).
  */

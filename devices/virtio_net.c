@@ -146,9 +146,8 @@ static void transmit(struct virtio_net *n)
 
 static bool running(const struct virtio_net *n, unsigned q)
 {
-	const u8 driver_ok = 4;
-
-	return n->dev.status & driver_ok && !n->dev.broken && n->dev.queue[q].enabled;
+	return n->dev.status & VIRTIO_S_DRIVER_OK && !n->dev.broken && !n->dev.held &&
+	       n->dev.queue[q].enabled;
 }
 
 static void peer_room(void *nic)
@@ -421,10 +420,8 @@ int virtio_net_init(struct virtio_net *n, const struct virtio_net_options *opt, 
 	memset(n, 0, sizeof(*n));
 	n->elem = malloc(sizeof(*n->elem));
 	n->linear = malloc(NET_FRAME_MAX);
-	if (!n->elem || !n->linear) {
-		virtio_net_destroy(n);
+	if (!n->elem || !n->linear)
 		return -ENOMEM;
-	}
 	virtio_init(&n->dev, &virtio_net_type, dma, stats);
 	n->opt = *opt;
 	if (opt->mtu)

@@ -4,6 +4,7 @@
  *	ISA IRQ n ---+-- 8259 pair -- INT --+-- LINT0 of the local APIC --+-- CPU
  *	             +-- I/O APIC pin n ----+-- interrupt messages -------+
  *
+ * PCI's four interrupt wires lead to pins 16 to 19, and to inputs 10 and 11 of the 8259 pair.
  * IRQ 0 is I/O APIC pin 2 (the MADT says so). The local APIC starts in virtual-wire mode, as
  * firmware would leave it. Time is the TSC's: the VM's clock counts nanoseconds since vm_init by
  *it, so that all clocks the guest can read agree; one POSIX timer, aimed at the vCPU thread, wakes
@@ -20,6 +21,8 @@
 #include "bt_run.h"
 #include "loader.h"
 #include "lowland.h"
+#include "netdevs.h"
+#include "plug.h"
 #include "step.h"
 #include "symbols.h"
 #include "thunk.h"
@@ -135,6 +138,18 @@ static void isa_irq(void *opaque, unsigned n, int level)
 static struct irq_line isa_line(struct vm *vm, unsigned n)
 {
 	return (struct irq_line){.set = isa_irq, .opaque = vm, .n = n};
+}
+
+/* To a system that uses the 8259s two wires look like one. */
+static void pci_irq(void *opaque, unsigned pirq, int level)
+{
+	struct vm *vm = opaque;
+	bool shared = false;
+
+	for (unsigned n = 0; n < PCI_PIRQS; n++)
+		shared |= (vm->pci.pirq_level >> n & 1) && PCI_IRQ(n) == PCI_IRQ(pirq);
+	ioapic_set_irq(&vm->ioapic, PCI_GSI(pirq), level);
+	i8259_set_irq(&vm->pic, PCI_IRQ(pirq), shared);
 }
 
 static void lapic_eoi(void *opaque, u8 vector)
@@ -352,6 +367,20 @@ static void fetch_vec(void *opaque)
 	user_fetch_vec(vm->user);
 }
 
+static u8 reset_port_read(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	return acpi_pm_read_reset(&vm->pm);
+}
+
+static void reset_port_write(void *opaque, u8 val)
+{
+	struct vm *vm = opaque;
+
+	acpi_pm_write_reset(&vm->pm, val);
+}
+
 static const struct cpu_ops cpu_ops = {
     .port_read = port_read,
     .port_write = port_write,
@@ -468,7 +497,8 @@ static void init_chips(struct vm *vm)
 					  .sci = isa_line(vm, 9),
 					  .power_off = request_power_off,
 					  .reset = request_reset,
-					  .opaque = vm};
+					  .opaque = vm,
+					  .pci_has_cf9 = true};
 	const struct irq_line irq0 = isa_line(vm, 0);
 
 	lapic_init(&vm->lapic, &vm->timers, &lapic_ops);
@@ -478,6 +508,21 @@ static void init_chips(struct vm *vm)
 	mc146818_init(&vm->rtc, &rtc);
 	i8042_init(&vm->kbd, &kbd);
 	acpi_pm_init(&vm->pm, &pm);
+}
+
+static void init_pci(struct vm *vm)
+{
+	struct pci_config cfg = {.bus = &vm->bus,
+				 .intx = pci_irq,
+				 .reset_read = reset_port_read,
+				 .reset_write = reset_port_write,
+				 .opaque = vm,
+				 .msi = lapic_message,
+				 .msi_opaque = &vm->lapic,
+				 .stats = &vm->stats};
+
+	cfg.high_size = pci_high_window(vm->ram.high_end, vm->cpuid.maxphyaddr, &cfg.high_base);
+	pci_init(&vm->pci, &cfg);
 }
 
 static int register_chips(struct vm *vm)
@@ -490,6 +535,7 @@ static int register_chips(struct vm *vm)
 	rc = rc ? rc : mc146818_register(&vm->rtc, &vm->bus);
 	rc = rc ? rc : i8042_register(&vm->kbd, &vm->bus);
 	rc = rc ? rc : acpi_pm_register(&vm->pm, &vm->bus);
+	rc = rc ? rc : pci_register(&vm->pci);
 	return rc ? rc : bus_add(&vm->bus, &fpu_error_range, 1, vm);
 }
 
@@ -645,6 +691,7 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	if (rc)
 		return rc;
 	init_chips(vm);
+	init_pci(vm);
 	rc = register_chips(vm);
 	if (!rc)
 		rc = console_create(&vm->console, &host);
@@ -657,7 +704,10 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 		return rc;
 	}
 	vm->timers.rearm = rearm;
-	return init_ports(vm, err, errlen);
+	rc = init_ports(vm, err, errlen);
+	rc = rc ? rc : netdevs_create(vm, err, errlen);
+	rc = rc ? rc : plug_devices(vm, err, errlen);
+	return rc ? rc : nics_create(vm, err, errlen);
 }
 
 void vm_destroy(struct vm *vm)
@@ -666,6 +716,8 @@ void vm_destroy(struct vm *vm)
 		timer_delete(vm->host_timer);
 	if (vm->console)
 		console_destroy(vm->console);
+	plug_destroy(vm);
+	netdevs_destroy(vm);
 	aio_destroy(vm->aio);
 	user_free(vm->user);
 	if (vm->cpu)
@@ -680,7 +732,8 @@ void vm_destroy(struct vm *vm)
 
 /* --- booting --- */
 
-/* What firmware leaves behind: 8259 at 0x08 and 0x70 with everything masked, SCI level triggered.
+/* What firmware leaves behind: 8259 at 0x08 and 0x70 with everything masked, SCI and PCI level
+ * triggered.
  */
 static void init_like_firmware(struct vm *vm)
 {
@@ -689,7 +742,7 @@ static void init_like_firmware(struct vm *vm)
 		u8 val;
 	} pic[] = {{0x20, 0x11}, {0x21, 0x08}, {0x21, 0x04}, {0x21, 0x01},
 		   {0x21, 0xff}, {0xa0, 0x11}, {0xa1, 0x70}, {0xa1, 0x02},
-		   {0xa1, 0x01}, {0xa1, 0xff}, {0x4d1, 0x02}};
+		   {0xa1, 0x01}, {0xa1, 0xff}, {0x4d1, 0x0e}};
 	unsigned i;
 
 	for (i = 0; i < ARRAY_LEN(pic); i++)
@@ -699,8 +752,11 @@ static void init_like_firmware(struct vm *vm)
 
 static int put_acpi_tables(struct vm *vm, char *err, size_t errlen)
 {
-	const struct acpi_config cfg = {
-	    .cpus = 1, .com1 = vm->cfg->serial_count > 0, .com2 = vm->cfg->serial_count > 1};
+	const struct acpi_config cfg = {.cpus = 1,
+					.com1 = vm->cfg->serial_count > 0,
+					.com2 = vm->cfg->serial_count > 1,
+					.pci_high_base = vm->pci.cfg.high_base,
+					.pci_high_size = vm->pci.cfg.high_size};
 	u8 *buf;
 	int n;
 
@@ -725,6 +781,8 @@ static void reset_chips(struct vm *vm)
 	mc146818_reset(&vm->rtc);
 	i8042_reset(&vm->kbd);
 	acpi_pm_reset(&vm->pm);
+	plug_reset(vm);
+	pci_reset(&vm->pci);
 	isa_irq(vm, 13, 0);
 	for (i = 0; i < vm->cfg->serial_count; i++)
 		ns16550_reset(&vm->uart[i]);

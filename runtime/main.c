@@ -11,6 +11,7 @@
 #include "console.h"
 #include "exit_status.h"
 #include "lowland.h"
+#include "plug.h"
 #include "report.h"
 #include "vm.h"
 
@@ -63,6 +64,9 @@ int main(int argc, char **argv)
 	}
 	switch (cfg.action) {
 	case ACTION_HELP: cmdline_print_help(stdout); return finish_stdout(STATUS_OK);
+	case ACTION_DEVICE_HELP:
+		plug_print_help(stdout, cfg.device_help);
+		return finish_stdout(STATUS_OK);
 	case ACTION_VERSION:
 		printf("ringshift " RINGSHIFT_VERSION "\n");
 		return finish_stdout(STATUS_OK);

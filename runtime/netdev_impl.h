@@ -13,6 +13,7 @@
 #include "net_user_opts.h"
 #include "net_wire.h"
 #include "netdev.h"
+#include "netdevs.h"
 #include "vm.h"
 
 struct net_address {

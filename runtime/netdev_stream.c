@@ -9,6 +9,7 @@
  * reconnect= another may come.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -277,9 +278,13 @@ static int begin(struct stream *s, int fd)
 static void somebody_at_the_door(void *opaque, unsigned events)
 {
 	struct stream *s = opaque;
-	int fd = accept4(s->door.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	int fd = accept(s->door.fd, NULL, NULL);
 
 	(void)events;
+	if (fd >= 0) {
+		fcntl(fd, F_SETFD, FD_CLOEXEC);
+		fcntl(fd, F_SETFL, O_NONBLOCK);
+	}
 	/* One at a time: the next one stays in the queue until this one has gone. */
 	if (fd < 0 || begin(s, fd))
 		aio_watch_arm(s->aio, &s->door, EPOLLIN);

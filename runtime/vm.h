@@ -25,6 +25,7 @@
 #include "mc146818.h"
 #include "msr.h"
 #include "ns16550.h"
+#include "pci.h"
 #include "pvclock.h"
 #include "ram.h"
 #include "timer.h"
@@ -50,13 +51,17 @@ struct vm {
 	struct mc146818 rtc;
 	struct i8042 kbd;
 	struct acpi_pm pm;
+	struct pci_bus pci;
 	struct ns16550 uart[SERIAL_MAX];
 	struct debug_exit debug_exit;
 	struct debugcon debugcon;
 	struct console *console;
 	gpa_t rsdp; /* 0: no ACPI */
 
-	struct user *user; /* NULL: ring 3 is stepped */
+	struct netdev *netdevs;  /* network back ends (netdevs.h), the last one first */
+	unsigned nics;           /* network cards made */
+	struct plugged *plugged; /* devices of the command line (plug.h), the last one first */
+	struct user *user;       /* NULL: ring 3 is stepped */
 	struct cpuid_model cpuid;
 	struct msr_state msrs;
 	struct pvclock clock;

@@ -2,8 +2,8 @@
  * Network back ends of the command line: -netdev TYPE,id=... and the back end half of -nic. The
  * types are in netdev_*.c; devices/netdev.h is what a card sees of them.
  */
-#ifndef RINGSHIFT_RUNTIME_NETDEV_H
-#define RINGSHIFT_RUNTIME_NETDEV_H
+#ifndef RINGSHIFT_NETDEVS_H
+#define RINGSHIFT_NETDEVS_H
 
 #include "keyval.h"
 
@@ -19,6 +19,9 @@ MUST_CHECK int netdevs_create(struct vm *vm, char *err, size_t err_size);
 MUST_CHECK int nics_create(struct vm *vm, char *err, size_t err_size);
 /* After the cards have gone. */
 void netdevs_destroy(struct vm *vm);
+
+/* "52:54:00:12:34:56" into mac, which is left alone if text is NULL. */
+MUST_CHECK int net_parse_mac(struct keyval *k, const char *text, u8 mac[6]);
 
 /* NULL if there is none of that name. */
 struct netdev *netdev_find(struct vm *vm, const char *id);

@@ -1,6 +1,7 @@
 /*
  * -netdev and -nic: which back ends there are, their names, their life.
  */
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -38,6 +39,25 @@ int netdev_get_fd(struct keyval *k, const char *key, int *fd)
 	return 0;
 }
 
+int net_parse_mac(struct keyval *k, const char *text, u8 mac[6])
+{
+	unsigned b[6];
+	int end = -1;
+
+	if (!text)
+		return 0;
+	if (strspn(text, "0123456789abcdefABCDEF:") != strlen(text) ||
+	    sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5],
+		   &end) != 6 ||
+	    end < 0 || text[end])
+		return keyval_fail(k, "mac=%s is no Ethernet address", text);
+	if (b[0] & 1)
+		return keyval_fail(k, "mac=%s is a group's address, not a card's", text);
+	for (unsigned i = 0; i < 6; i++)
+		mac[i] = (u8)b[i];
+	return 0;
+}
+
 static int find_type(struct keyval *k, bool nic, const struct netdev_type **type)
 {
 	const char *name = keyval_get(k, "type");
@@ -54,6 +74,25 @@ static int find_type(struct keyval *k, bool nic, const struct netdev_type **type
 		return 0;
 	return keyval_fail(k, "'%s' is not in this version; user, stream, socket and tap are",
 			   name);
+}
+
+/* As QEMU has it: a letter, then letters, digits, '-', '.', '_'. */
+static bool is_id(const char *id)
+{
+	if (!isalpha((unsigned char)*id))
+		return false;
+	for (; *id; id++)
+		if (!isalnum((unsigned char)*id) && !strchr("-._", *id))
+			return false;
+	return true;
+}
+
+static int parse_id(struct keyval *k, bool nic, const char **id)
+{
+	*id = keyval_get(k, "id");
+	if (!*id)
+		return nic ? 0 : keyval_fail(k, "id= is missing");
+	return is_id(*id) ? 0 : keyval_fail(k, "id=%s is no identifier", *id);
 }
 
 static int parse_model(struct keyval *k)
@@ -80,14 +119,11 @@ static struct spec *parse(const char *opt, const char *arg, char *err, size_t er
 	s->o = (struct netdev_opts){.fd = -1, .text = arg};
 	rc = keyval_parse(&s->k, opt, arg, "type", err, err_size);
 	rc = rc ? rc : find_type(&s->k, nic, &s->type);
-	if (!rc) {
-		s->o.id = keyval_get(&s->k, "id");
-		if (nic) {
-			s->mac = keyval_get(&s->k, "mac");
-			rc = parse_model(&s->k);
-		} else if (!s->o.id || !*s->o.id) {
-			rc = keyval_fail(&s->k, "id= is missing");
-		}
+	rc = rc ? rc : parse_id(&s->k, nic, &s->o.id);
+	if (!rc && nic) {
+		s->mac = keyval_get(&s->k, "mac");
+		rc = net_parse_mac(&s->k, s->mac, (u8[6]){0});
+		rc = rc ? rc : parse_model(&s->k);
 	}
 	if (!rc && s->type)
 		rc = s->type->parse(&s->k, &s->o);
