@@ -9,6 +9,7 @@
 
 #include "cmdline.h"
 #include "console.h"
+#include "doctor.h"
 #include "exit_status.h"
 #include "lowland.h"
 #include "plug.h"
@@ -54,7 +55,10 @@ int main(int argc, char **argv)
 
 	occupy_standard_descriptors();
 	ignore_signals_of_output();
-	if (lowland_enter(err, sizeof(err))) {
+	status = lowland_enter(err, sizeof(err));
+	if (argc > 1 && !strcmp(argv[1], "doctor"))
+		return finish_stdout(doctor_main(argc - 1, argv + 1, status ? err : NULL));
+	if (status) {
 		report_error(err);
 		return STATUS_ERROR;
 	}
