@@ -103,10 +103,25 @@ MUST_CHECK int space_sync(struct space *sp);
  */
 MUST_CHECK int space_park(struct space *sp);
 
+/*
+ * Descriptors of its own that guest code is to find at the places where Linux has them: 12 to 14 of
+ * the GDT, and the LDT. raw: as in memory; what the host does not let user code have (system
+ * segments, other privilege levels, 64-bit code, none accessed) is not there. A change of the first
+ * takes effect with the next run, of the LDT at once; there errors are as space_sync's.
+ */
+#define SPACE_TLS_FIRST 12
+#define SPACE_TLS       3
+void space_set_tls(struct space *sp, const u64 raw[SPACE_TLS]);
+MUST_CHECK int space_set_ldt(struct space *sp, unsigned from, const u64 *raw, unsigned n);
+/* What guest code finds there, 0: nothing. */
+u64 space_descriptor(const struct space *sp, u16 sel);
+/* Can space_run load DS, ES, FS and GS with it? */
+bool space_selector_valid(const struct space *sp, u16 sel);
+
 struct space_regs {
 	u64 gpr[16]; /* the manual's order: rax rcx rdx rbx rsp rbp rsi rdi r8.. */
 	u64 rip, rflags, fs_base, gs_base;
-	u16 cs, ss, ds, es, fs, gs; /* cs: SPACE_CS32 or SPACE_CS64 */
+	u16 cs, ss, ds, es, fs, gs;
 };
 #define SPACE_CS32 0x23
 #define SPACE_CS64 0x33
@@ -133,10 +148,10 @@ struct space_exit {
  * when whoever sets it also calls space_kick, otherwise within 10 ms; not a guest instruction runs
  * if it was non-zero before.
  *
- * 0 and *ex, or negative errno: -EINVAL if cs is neither code segment, RIP or a base is not
- * canonical (nothing ran), else as space_sync. RFLAGS: only what user code can change counts. A
- * data segment that is not null is flat (the host's 0x2b); the selector comes back as it was
- * given unless guest code loaded another.
+ * 0 and *ex, or negative errno: -EINVAL if cs is neither code segment, a selector is not valid, RIP
+ * or a base is not canonical (nothing ran), else as space_sync. RFLAGS: only what user code can
+ * change counts. SS is the host's flat data segment. All come back as guest code had them: CS can
+ * be one of the LDT then.
  */
 MUST_CHECK int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop,
 			 struct space_exit *ex);

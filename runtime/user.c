@@ -24,8 +24,9 @@
  *
  * The vector state stays in the space's signal frame until somebody asks (cpu_fetch_vec).
  *
- * Not run here: code in segments other than the host's own flat ones (same selectors, as Linux has
- * them), anything while breakpoints are armed or TF is set, 16-bit and v86 code.
+ * Not run here: code and stacks in segments other than the host's own flat ones (same selectors, as
+ * Linux has them), data segments the host does not let programs have (user_desc.c), anything while
+ * breakpoints are armed or TF is set, 16-bit and v86 code.
  */
 #include "user.h"
 
@@ -39,6 +40,7 @@
 #include "op.h"
 #include "shadow.h"
 #include "space.h"
+#include "user_desc.h"
 #include "user_fast.h"
 #include "vec_image.h"
 #include "xstate.h"
@@ -58,6 +60,8 @@ struct user_space {
 	unsigned avoid; /* places of the stub that have not done */
 	bool collided;  /* the guest maps something where the stub lies */
 	struct user_fast_space fast;
+	struct user_desc desc;
+	bool quick;        /* it has left by a fast system call */
 	bool fresh;        /* has not been run */
 	bool expecting;    /* the guest's kernel has been told of a page fault at */
 	gva_t expected;    /* so that there is a page by now, probably */
@@ -282,17 +286,6 @@ static bool is_flat(const struct seg_reg *s, u16 sel, u32 type)
 	       (s->attr & (SEG_CODE | SEG_S)) == (type | SEG_S);
 }
 
-/* DS, ES, FS, GS: null, or the host's data segment. The bases of FS and GS are carried along. (So a
- * 32-bit program with thread-local storage in a segment of its own is stepped.) */
-static bool data_fits(const struct cpu *c, unsigned seg)
-{
-	const struct seg_reg *s = &c->seg[seg];
-
-	if (s->sel < 4)
-		return true;
-	return s->sel == HOST_DATA && (seg == SEG_FS || seg == SEG_GS || is_flat(s, HOST_DATA, 0));
-}
-
 static bool runs_natively(const struct cpu *c)
 {
 	const struct seg_reg *cs = &c->seg[SEG_CS];
@@ -307,8 +300,7 @@ static bool runs_natively(const struct cpu *c)
 	if (!is_flat(cs, c->mode == INSN_MODE_64 ? HOST_CS64 : HOST_CS32, SEG_CODE) ||
 	    c->mode == INSN_MODE_16 || c->seg[SEG_SS].sel != HOST_DATA)
 		return false;
-	return data_fits(c, SEG_DS) && data_fits(c, SEG_ES) && data_fits(c, SEG_FS) &&
-	       data_fits(c, SEG_GS);
+	return true;
 }
 
 static void to_space(const struct cpu *c, struct space_regs *r)
@@ -326,49 +318,28 @@ static void to_space(const struct cpu *c, struct space_regs *r)
 	r->gs = c->seg[SEG_GS].sel;
 }
 
-/* A data selector that the program has loaded itself: one of those the host let it load. */
-static void data_from_space(struct cpu *c, unsigned seg, u16 sel)
+/* The program may have loaded it itself. */
+static void segment_from_space(const struct user_space *s, struct cpu *c, unsigned seg, u16 sel)
 {
-	struct seg_reg *s = &c->seg[seg];
-	u64 base = s->base;
-
-	if (sel == s->sel)
-		return;
-	if (sel < 4)
-		*s = (struct seg_reg){.sel = sel, .attr = SEG_NULL};
-	else
-		*s = (struct seg_reg){.sel = sel,
-				      .limit = 0xffffffff,
-				      .attr =
-					  SEG_P | SEG_S | SEG_W | SEG_A | SEG_G | SEG_DB | 3 << 5};
-	s->base = base;
+	if (sel != c->seg[seg].sel)
+		c->seg[seg] = user_desc_loaded(c, s->space, seg, sel);
 }
 
-/* A far transfer that the program has made itself: to the host's flat code segment of the other
- * size, which has the guest's selector, too. */
-static void code_from_space(struct cpu *c, u16 sel)
-{
-	c->seg[SEG_CS] = (struct seg_reg){.sel = sel,
-					  .limit = 0xffffffff,
-					  .attr = SEG_P | SEG_S | SEG_CODE | SEG_W | SEG_A | SEG_G |
-						  3 << 5 | (sel == HOST_CS64 ? SEG_L : SEG_DB)};
-}
-
-static void from_space(struct cpu *c, const struct space_regs *r)
+static void from_space(const struct user_space *s, struct cpu *c, const struct space_regs *r)
 {
 	bool mode = r->cs != c->seg[SEG_CS].sel || ((r->rflags ^ c->sflags) & FL_AC);
 
 	memcpy(c->gpr, r->gpr, sizeof(c->gpr));
 	c->rip = r->rip;
 	cpu_set_rflags(c, (cpu_rflags(c) & ~(u64)USER_FLAGS) | (r->rflags & USER_FLAGS));
-	if (r->cs != c->seg[SEG_CS].sel)
-		code_from_space(c, r->cs);
+	segment_from_space(s, c, SEG_CS, r->cs);
+	segment_from_space(s, c, SEG_SS, r->ss);
 	if (mode)
 		cpu_update_mode(c);
-	data_from_space(c, SEG_DS, r->ds);
-	data_from_space(c, SEG_ES, r->es);
-	data_from_space(c, SEG_FS, r->fs);
-	data_from_space(c, SEG_GS, r->gs);
+	segment_from_space(s, c, SEG_DS, r->ds);
+	segment_from_space(s, c, SEG_ES, r->es);
+	segment_from_space(s, c, SEG_FS, r->fs);
+	segment_from_space(s, c, SEG_GS, r->gs);
 	if (cpu_canonical(r->fs_base))
 		c->seg[SEG_FS].base = r->fs_base;
 	if (cpu_canonical(r->gs_base))
@@ -460,10 +431,12 @@ static int code_byte(struct cpu *c, gva_t va)
 /* Does RIP lie behind an INT 0x80, and not where the host thinks 32-bit code goes on? */
 static bool behind_int80(struct cpu *c)
 {
+	gva_t at = (u32)(c->seg[SEG_CS].base + c->rip);
+
 	if (c->mode == INSN_MODE_64)
 		return true; /* there SYSCALL is another kind of exit, and SYSENTER is not used */
-	return c->rip >= 2 && !(c->rip >> 32) && code_byte(c, c->rip - 2) == 0xcd &&
-	       code_byte(c, c->rip - 1) == 0x80;
+	return c->rip >= 2 && !(c->rip >> 32) && code_byte(c, at - 2) == 0xcd &&
+	       code_byte(c, at - 1) == 0x80;
 }
 
 /*
@@ -522,6 +495,15 @@ static bool run_once(struct user *u, struct user_space *s, struct space_exit *e)
 	struct space_regs regs;
 	int rc;
 
+	rc = user_desc_update(&s->desc, c, s->space, s->quick);
+	if (rc) {
+		drop(u, s);
+		return false;
+	}
+	if (!user_desc_fits(c, s->space)) {
+		c->stats->n[STAT_user_stepped_runs]++;
+		return false;
+	}
 	give_vec(u, s);
 	to_space(c, &regs);
 	u->running = s->space;
@@ -531,7 +513,8 @@ static bool run_once(struct user *u, struct user_space *s, struct space_exit *e)
 		drop(u, s);
 	if (rc)
 		return false;
-	from_space(c, &regs);
+	from_space(s, c, &regs);
+	s->quick = e->fast;
 	if (e->kind == SPACE_SYSCALL && !e->fast)
 		user_fast_note(&s->fast);
 	c->stats->n[STAT_user_exits]++;
