@@ -58,10 +58,10 @@ MUST_CHECK int space_unmap(struct space *sp, u64 va, u64 len);
 bool space_queued(const struct space *sp);
 
 /*
- * System calls without a signal (space_fast.c): SPACE_PATCH_LEN bytes of code are replaced in a
- * copy of their page by a jump through a slot; each space that maps the copy says what the slot
- * stands for there. Code that is entered at the second instruction of a site leaves with #UD or #GP
- * there.
+ * Patched code (space_fast.c): SPACE_PATCH_LEN bytes are replaced in a copy of their page by a jump
+ * through a slot; each space that maps the copy says what the slot stands for there. So system
+ * calls leave without a signal, and what would show the host shows the guest. Code that is entered
+ * at the second instruction of a site leaves with #UD or #GP there.
  *
  * Copies are pages of the pool; space_copy is where to write one. space_map_copy is as space_map,
  * for reading and executing. Slots are to be set before guest code can see a copy that names them,
@@ -74,18 +74,20 @@ bool space_queued(const struct space *sp);
 enum space_site_kind {
 	SPACE_SITE_PAIR,    /* MOV imm32 to EAX or RAX, of 5 or 7 bytes, and SYSCALL */
 	SPACE_SITE_SYSCALL, /* SYSCALL and an instruction of at least 5 bytes */
+	SPACE_SITE_LIMIT,   /* MOV imm32 to a register and LSL of it, SPACE_LIMIT_LEN bytes */
 };
+#define SPACE_LIMIT_LEN 8
 struct space_site {
 	enum space_site_kind kind;
-	u32 nr;      /* of a pair */
-	u8 len;      /* of its MOV; of the instruction behind a SYSCALL */
-	u8 insn[15]; /* that instruction, the same wherever it is executed */
+	u32 nr;      /* of a pair; what LSL is to find */
+	u8 len;      /* of a pair's MOV; of the instruction behind a SYSCALL */
+	u8 insn[15]; /* that instruction, the same wherever it is executed; MOV and LSL */
 };
 /* Can patched code work in this space? It depends on the place. */
 bool space_fast_able(const struct space *sp);
 u8 *space_copy(struct space_pool *pool, unsigned copy);
 void space_fast_patch(u8 site[SPACE_PATCH_LEN], unsigned slot);
-/* next: the address behind the system call. */
+/* next: the address behind the system call, or the LSL. */
 void space_fast_set(struct space *sp, unsigned slot, const struct space_site *site, u64 next);
 void space_fast_unset(struct space *sp, unsigned slot);
 MUST_CHECK int space_map_copy(struct space *sp, u64 va, unsigned copy);

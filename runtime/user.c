@@ -495,6 +495,8 @@ static bool run_once(struct user *u, struct user_space *s, struct space_exit *e)
 	struct space_regs regs;
 	int rc;
 
+	if (s->fast.found)
+		user_fast_settle(&s->fast);
 	rc = user_desc_update(&s->desc, c, s->space, s->quick);
 	if (rc) {
 		drop(u, s);

@@ -153,6 +153,19 @@ static bool is_loadable(const struct seg_reg *s, bool stack)
 	return (s->attr & (SEG_CODE | SEG_W)) != SEG_CODE;
 }
 
+bool user_desc_limit(const struct cpu *c, u16 sel, u32 *limit)
+{
+	struct seg_reg s;
+	u64 raw;
+
+	if ((sel | 7u) > c->gdtr.limit ||
+	    !read_system(c, c->gdtr.base + (sel & ~7u), &raw, sizeof(raw)))
+		return false;
+	s = unpack(raw, sel);
+	*limit = s.limit;
+	return (s.attr & SEG_S) && SEG_DPL(s.attr) == 3;
+}
+
 struct seg_reg user_desc_loaded(const struct cpu *c, const struct space *sp, unsigned seg, u16 sel)
 {
 	unsigned i = sel >> 3;

@@ -23,6 +23,8 @@ MUST_CHECK int user_desc_update(struct user_desc *d, const struct cpu *c, struct
 /* Do DS, ES, FS and GS hold what loading their selectors in the space gives (bases of FS and GS
  * aside)? */
 bool user_desc_fits(const struct cpu *c, const struct space *sp);
+/* What LSL of a selector of the GDT finds; false: nothing. */
+bool user_desc_limit(const struct cpu *c, u16 sel, u32 *limit);
 /* A segment register guest code has loaded itself in the space. */
 struct seg_reg user_desc_loaded(const struct cpu *c, const struct space *sp, unsigned seg, u16 sel);
 
