@@ -386,7 +386,7 @@ def storms(setup):
     """many processes, mappings, little memory, in a short form: nothing breaks, nothing is left"""
     with tempfile.TemporaryDirectory() as scratch, user_shell(setup, scratch, "512M") as con:
         storm = programs.Storm(Shell(con), check)
-        for what in ("fork 500", "robin 64 3", "map 20000", "twins 2000", "pressure 1024"):
+        for what in ("fork 500", "robin 64 3", "map 20000", "twins 2000", "pressure 1024", "state 5"):
             storm.run(what)
         storm.sh.power_off()
 
@@ -396,7 +396,7 @@ def storms_full(setup):
     with tempfile.TemporaryDirectory() as scratch, user_shell(setup, scratch, "1G") as con:
         storm = programs.Storm(Shell(con), check)
         for what in ("fork 10000", "robin 64 60", "map 200000", "twins 100000", "pressure 2048",
-                     "pressure 2048"):
+                     "pressure 2048", "state 60"):
             storm.run(what)
         storm.sh.power_off()
 
