@@ -60,8 +60,8 @@ struct user_fast {
 	struct cpu *c;
 	struct space_pool *pool;
 	struct user_fast_space *spaces;
-	u16 *copy_of; /* by guest-physical page: its copy + 1 */
-	unsigned used;
+	u16 *copy_of;        /* by guest-physical page: its copy + 1 */
+	unsigned used, next; /* copies in use; where to look for one that has to go */
 	struct copy copy[SPACE_COPIES];
 	u64 slots[SPACE_SLOTS_FAST / 64]; /* a bit for each that is taken */
 	struct counter counter[COUNTERS];
@@ -258,6 +258,36 @@ int user_fast_unmap(struct user_fast_space *s, gva_t va, u64 len)
 	return space_unmap(s->space, va, len);
 }
 
+/* --- the end of a patch --- */
+
+static void drop(struct user_fast *f, unsigned i)
+{
+	struct copy *p = &f->copy[i];
+	struct user_fast_space *s;
+
+	for (s = f->spaces; s; s = s->next) {
+		gva_t va = s->va[i];
+		int rc;
+
+		if (!va)
+			continue;
+		forget_copy(s, i);
+		rc = space_unmap(s->space, va, PAGE_SIZE);
+		rc = rc ? rc
+			: space_map(s->space, va, PAGE_SIZE, READ_EXEC,
+				    ram_offset(f->c->mmu.ram, p->page));
+		/* Now: the copy may soon be another page's. */
+		rc = rc ? rc : space_sync(s->space);
+		s->broken |= rc != 0;
+	}
+	for (unsigned k = 0; k < p->n_sites; k++)
+		f->slots[p->site[k].slot / 64] &= ~BIT(p->site[k].slot % 64);
+	f->copy_of[p->page >> 12] = 0;
+	p->used = false;
+	f->used--;
+	f->c->stats->n[STAT_user_copies_dropped]++;
+}
+
 /* --- patching --- */
 
 /* Is there a MOV in front of a SYSCALL, at off, that has just been executed together with it? */
@@ -303,31 +333,53 @@ static bool find_syscall(struct user_fast *f, const u8 *page, unsigned off, stru
 	return true;
 }
 
-static int take_slot(struct user_fast *f)
+/* The oldest copy goes, but keep, and what was patched in it may become hot again. */
+static unsigned evict(struct user_fast *f, unsigned keep)
 {
-	for (unsigned i = 0; i < SPACE_SLOTS_FAST; i++) {
-		if (f->slots[i / 64] >> i % 64 & 1)
-			continue;
-		f->slots[i / 64] |= BIT(i % 64);
-		return (int)i;
-	}
+	unsigned i;
+
+	do {
+		i = f->next++ % SPACE_COPIES;
+	} while (i == keep || !f->copy[i].used);
+	drop(f, i);
+	memset(f->counter, 0, sizeof(f->counter));
+	f->c->stats->n[STAT_user_copies_evicted]++;
+	return i;
+}
+
+static int free_slot(const struct user_fast *f)
+{
+	for (unsigned i = 0; i < SPACE_SLOTS_FAST; i++)
+		if (!(f->slots[i / 64] >> i % 64 & 1))
+			return (int)i;
 	return -1;
 }
 
-/* The copy of a page, made if there is none; -1: there is no room. */
-static int copy_of(struct user_fast *f, gpa_t page)
+/* A slot for a site in that copy. */
+static unsigned take_slot(struct user_fast *f, unsigned copy)
 {
-	int i = f->copy_of[page >> 12] - 1;
+	int i;
+
+	while ((i = free_slot(f)) < 0)
+		evict(f, copy);
+	f->slots[i / 64] |= BIT(i % 64);
+	return (unsigned)i;
+}
+
+/* The copy of a page, made if there is none. */
+static unsigned copy_of(struct user_fast *f, gpa_t page)
+{
+	unsigned i = f->copy_of[page >> 12];
 	struct cpu *c = f->c;
 
-	if (i >= 0)
-		return i;
-	for (i = 0; i < SPACE_COPIES && f->copy[i].used; i++)
-		;
+	if (i)
+		return i - 1;
+	while (i < SPACE_COPIES && f->copy[i].used)
+		i++;
 	if (i == SPACE_COPIES)
-		return -1;
+		i = evict(f, SPACE_COPIES);
 	op_note_code(c, page);
-	memcpy(space_copy(f->pool, (unsigned)i), c->mmu.ram->window + page, PAGE_SIZE);
+	memcpy(space_copy(f->pool, i), c->mmu.ram->window + page, PAGE_SIZE);
 	f->copy[i] = (struct copy){.used = true, .page = page};
 	f->copy_of[page >> 12] = (u16)(i + 1);
 	f->used++;
@@ -343,25 +395,29 @@ static bool overlaps(const struct copy *p, const struct site *site)
 	return false;
 }
 
-/* Patch a site that is not patched. False: there is no room. */
+/* Is there room for another copy with a site, without taking it from others? */
+static bool has_room(const struct user_fast *f)
+{
+	return f->used < SPACE_COPIES && free_slot(f) >= 0;
+}
+
+/* Patch a site that is not patched. False: that page is full. */
 static bool patch(struct user_fast *f, gpa_t page, const struct site *found)
 {
-	int copy = copy_of(f, page), slot;
+	unsigned copy = copy_of(f, page), slot;
 	struct user_fast_space *s;
 	struct site *site;
 
-	if (copy < 0 || f->copy[copy].n_sites == SITES_MAX || overlaps(&f->copy[copy], found))
+	if (f->copy[copy].n_sites == SITES_MAX || overlaps(&f->copy[copy], found))
 		return false;
-	slot = take_slot(f);
-	if (slot < 0)
-		return false;
+	slot = take_slot(f, copy);
 	site = &f->copy[copy].site[f->copy[copy].n_sites++];
 	*site = *found;
 	site->slot = (u16)slot;
 	for (s = f->spaces; s; s = s->next)
 		if (s->va[copy])
-			set_slot(s, (unsigned)copy, site);
-	space_fast_patch(space_copy(f->pool, (unsigned)copy) + site->off, (unsigned)slot);
+			set_slot(s, copy, site);
+	space_fast_patch(space_copy(f->pool, copy) + site->off, slot);
 	f->c->stats->n[STAT_user_sites_patched]++;
 	return true;
 }
@@ -403,14 +459,15 @@ static bool code_page(struct cpu *c, gva_t va, gpa_t *page)
 	return true;
 }
 
-/* Patch what asks for the limit of a segment, in a page that has no copy yet. */
+/* Patch what asks for the limit of a segment, in a page that has no copy yet. It has left us no
+ * count of how often it runs, so nothing that is hot goes for it. */
 static bool patch_limits(struct user_fast *f, gpa_t page)
 {
 	const u8 *code = f->c->mmu.ram->window + page;
 	bool any = false;
 	int off = 0;
 
-	while ((off = find_limit(code, (unsigned)off)) >= 0) {
+	while (has_room(f) && (off = find_limit(code, (unsigned)off)) >= 0) {
 		struct site site = {.off = (u16)off,
 				    .next = (u16)(off + SPACE_LIMIT_LEN),
 				    .what = {.kind = SPACE_SITE_LIMIT}};
@@ -466,36 +523,6 @@ void user_fast_note(struct user_fast_space *s)
 		*n = (struct counter){.next = c->rip, .cr3 = c->cr3};
 	if (++n->n == HOT)
 		consider(s, c->rip);
-}
-
-/* --- the end of a patch --- */
-
-static void drop(struct user_fast *f, unsigned i)
-{
-	struct copy *p = &f->copy[i];
-	struct user_fast_space *s;
-
-	for (s = f->spaces; s; s = s->next) {
-		gva_t va = s->va[i];
-		int rc;
-
-		if (!va)
-			continue;
-		forget_copy(s, i);
-		rc = space_unmap(s->space, va, PAGE_SIZE);
-		rc = rc ? rc
-			: space_map(s->space, va, PAGE_SIZE, READ_EXEC,
-				    ram_offset(f->c->mmu.ram, p->page));
-		/* Now: the copy may soon be another page's. */
-		rc = rc ? rc : space_sync(s->space);
-		s->broken |= rc != 0;
-	}
-	for (unsigned k = 0; k < p->n_sites; k++)
-		f->slots[p->site[k].slot / 64] &= ~BIT(p->site[k].slot % 64);
-	f->copy_of[p->page >> 12] = 0;
-	p->used = false;
-	f->used--;
-	f->c->stats->n[STAT_user_copies_dropped]++;
 }
 
 void user_fast_code_gone(struct user_fast *f, gpa_t page)

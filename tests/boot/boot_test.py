@@ -380,6 +380,8 @@ def user(setup):
         if not setup.args.qemu and setup.args.accel == "bt":
             stats = json.loads(con.stderr())
             check(con, stats["space_runs"] > 10**5, "user code did not run natively")
+            check(con, stats["user_copies_evicted"] > 20, "no patched system call was taken back")
+            check(con, stats["user_stepped_runs"] < 10**5, "32-bit code was stepped")
 
 
 def storms(setup):
