@@ -133,7 +133,7 @@ enum space_exit_kind {
 	SPACE_INT80,   /* INT 0x80, or SYSCALL in 32-bit code; RIP after it, RAX low half */
 	SPACE_FAULT,   /* an exception: vector, error, cr2, dr6 */
 	SPACE_KICKED,  /* space_kick or *stop; now and then for no reason at all */
-	SPACE_DEAD     /* it is gone: the registers are those of the entry */
+	SPACE_DEAD /* it is gone: the registers are those of the entry; how far it got is unknown */
 };
 
 struct space_exit {
@@ -165,11 +165,12 @@ void space_kick(struct space *sp);
  * The guest's vector state: an XSAVE image in standard format, of the components space_xsave_mask.
  * Read gives an image that XRSTOR takes, whatever guest code did. Write takes any image: bits that
  * would make XRSTOR fault are dropped. Both only between runs. After a fast system call the state
- * is in the space's registers: reading it costs a hand-over, and it is lost if the space is dead.
+ * is in the space's registers: reading it costs a hand-over, and if the space is dead it is lost:
+ * false, and what is read is the initial state.
  */
 size_t space_xsave_size(const struct space_pool *pool);
 u64 space_xsave_mask(const struct space_pool *pool);
-void space_xsave_read(struct space *sp, void *image);
+bool space_xsave_read(struct space *sp, void *image);
 void space_xsave_write(struct space *sp, const void *image);
 
 #endif

@@ -24,6 +24,10 @@
  *
  * The vector state stays in the space's signal frame until somebody asks (cpu_fetch_vec).
  *
+ * A space that dies while its program runs takes the program's registers along, or its vector
+ *state. There is no going on from where it was entered, since some of what follows has been done:
+ *the program gets a #GP, which is the end of it.
+ *
  * Not run here: code and stacks in segments other than the host's own flat ones (same selectors, as
  * Linux has them), data segments the host does not let programs have (user_desc.c), anything while
  * breakpoints are armed or TF is set, 16-bit and v86 code.
@@ -45,12 +49,13 @@
 #include "vec_image.h"
 #include "xstate.h"
 
-#define MAX_SPACES 64u
-#define USER_LIMIT 0x7ffffffff000ull /* what the host lets a process have */
-#define USER_FLAGS (FL_ARITH | FL_TF | FL_DF | FL_AC | FL_ID | FL_NT)
-#define HOST_CS64  0x33
-#define HOST_CS32  0x23
-#define HOST_DATA  0x2b
+#define MAX_SPACES   64u
+#define NOTHING_LOST 1ull
+#define USER_LIMIT   0x7ffffffff000ull /* what the host lets a process have */
+#define USER_FLAGS   (FL_ARITH | FL_TF | FL_DF | FL_AC | FL_ID | FL_NT)
+#define HOST_CS64    0x33
+#define HOST_CS32    0x23
+#define HOST_DATA    0x2b
 
 struct user_space {
 	u64 cr3;
@@ -76,6 +81,7 @@ struct user {
 	struct user_space *spaces; /* by CR3 */
 	struct user_space *now;    /* the one of the current CR3, NULL: look for it */
 	struct user_space *vec_in; /* c->vec_away: where the state is */
+	u64 lost; /* CR3 of a program whose vector state went with its space; NOTHING_LOST */
 	u64 clock;
 	u64 fault_rip, fault_cr2;       /* of the last hidden fault */
 	struct space *volatile running; /* for user_kick */
@@ -350,7 +356,8 @@ void user_fetch_vec(struct user *u)
 {
 	struct cpu *c = u->c;
 
-	space_xsave_read(u->vec_in->space, u->image);
+	if (!space_xsave_read(u->vec_in->space, u->image))
+		u->lost = u->vec_in->cr3;
 	vec_from_image(&c->vec, &u->layout, u->image);
 	x87_normalise(c);
 	c->vec_away = false;
@@ -465,6 +472,13 @@ static void syscall32(struct user *u)
 	}
 }
 
+static NORETURN void lose(struct user *u)
+{
+	u->lost = NOTHING_LOST;
+	u->c->stats->n[STAT_user_lost]++;
+	cpu_raise_error(u->c, EXC_GP, 0);
+}
+
 /* The space has left with something that is not its own affair. May raise. */
 static void finish(struct user *u, struct user_space *s, const struct space_exit *e)
 {
@@ -473,7 +487,7 @@ static void finish(struct user *u, struct user_space *s, const struct space_exit
 	switch (e->kind) {
 	case SPACE_SYSCALL: cpu_syscall(c, c->rip); break;
 	case SPACE_KICKED: break;
-	case SPACE_DEAD: drop(u, s); break;
+	case SPACE_DEAD: drop(u, s); lose(u);
 	case SPACE_INT80: syscall32(u); break;
 	case SPACE_FAULT:
 		/* Traps leave RIP behind the instruction. */
@@ -532,6 +546,8 @@ bool user_run(struct user *u)
 		u->c->stats->n[STAT_user_stepped_runs]++;
 		return false;
 	}
+	if (u->lost == (u->c->cr3 & PAGE_MASK))
+		lose(u);
 	do {
 		s = current(u);
 		if (!s || !run_once(u, s, &e))
@@ -568,6 +584,7 @@ int user_init(struct user **out, struct cpu *c, bool fast, char *err, size_t err
 	BUG_ON(!u->image);
 	memset(u->image, 0, MAX(u->layout.size, space_xsave_size(u->pool)));
 	u->c = c;
+	u->lost = NOTHING_LOST;
 	if (fast)
 		u->fast = user_fast_new(c, u->pool);
 	u->follower = (struct mmu_follower){.invlpg = on_invlpg,

@@ -384,6 +384,29 @@ def user(setup):
             check(con, stats["user_stepped_runs"] < 10**5, "32-bit code was stepped")
 
 
+def killed(setup):
+    """programs whose spaces are killed from outside end; the others, and the guest, go on as before"""
+    with tempfile.TemporaryDirectory() as scratch, \
+            user_shell(setup, scratch, stats=("--stats=json",)) as con:
+        sh = Shell(con)
+        tests = "vector_handlers general_registers segment_bases threads_mutex process_pipes"
+        before = set(programs.family(con.process.pid))
+        sh.run(f"{{ while [ ! -e /stop ]; do /user/user {tests}; done >/log 2>&1 & }}")
+        kills = programs.kill_spaces(con.process.pid, before, seconds=20)
+        sh.run("touch /stop; sleep 5; echo")
+        log = sh.run("cat /log")
+        check(con, "ok " in log, f"nothing got to its end: {log}")
+        wrong = re.findall(r"^\w+\.c:.*", log, re.MULTILINE)
+        check(con, not wrong, f"a program went on with something wrong: {wrong}")
+        sh.equals("seq 1 2000 | sha256sum", hashlib.sha256(
+            "".join(f"{i}\n" for i in range(1, 2001)).encode()).hexdigest() + "  -")
+        check_log(sh)
+        sh.power_off()
+        stats = json.loads(con.stderr())
+        print(f"{kills} kills, {stats['user_lost']} programs ended, {stats['space_killed']} spaces dead")
+        check(con, stats["user_lost"], "no program was hit")
+
+
 def storms(setup):
     """many processes, mappings, little memory, in a short form: nothing breaks, nothing is left"""
     with tempfile.TemporaryDirectory() as scratch, user_shell(setup, scratch, "512M") as con:
@@ -536,7 +559,7 @@ def memtest(setup):
 
 SCENARIOS = {f.__name__: f for f in (cloud, noacpi, cloud5g, syscalls, memtest, stub, generic, patching,
                                      patching_generic, panic, restart, triplefault,
-                                     user, storms, storms_full, userland)}
+                                     user, storms, storms_full, killed, userland)}
 
 
 def main():

@@ -162,6 +162,37 @@ Test(space_fast, a_step_ends_between_the_two)
 /* As C libraries have it. */
 CODE(limit, "mov $0x7b, %edx; lsl %dx, %edx; setz %bl; pushf; pop %rsi; ud2");
 
+/* The vector state of a space that dies when it is in its registers. */
+CODE(vector, "movq %rbx, %xmm5; mov $39, %eax; syscall; movq %xmm5, %rdx; syscall");
+
+Test(space_fast, a_vector_state_that_is_lost_is_said_to_be)
+{
+	struct rig x;
+	u8 *image;
+
+	if (!rig_open(&x))
+		return;
+	image = aligned_alloc(64, ALIGN_UP(space_xsave_size(x.pool), 64));
+	for (unsigned live = 0; live < 2; live++) {
+		rig_code(&x, vector);
+		if (live)
+			patch(&x, 5, 39);
+		x.r.gpr[RBX] = 0x1234;
+		rig_syscall(&x, 39);
+		cr_assert_eq(x.ex.fast, live);
+		kill(x.sp->guest, SIGKILL);
+		while (!space_gone(x.sp->guest))
+			;
+		cr_expect_eq(space_xsave_read(x.sp, image), !live);
+		cr_expect_eq(*(u64 *)(image + 160 + 5 * 16), live ? 0 : 0x1234);
+		space_put(x.sp);
+		x.sp = space_get(x.pool, 0);
+		cr_assert_not_null(x.sp);
+	}
+	free(image);
+	rig_close(&x);
+}
+
 /* The limit of Linux's segment with the number of the processor: in place of the host's there is
  * 0x12345, and nothing else changes; the host's shows where it is not patched. */
 Test(space_fast, a_limit_is_the_guests)
@@ -331,7 +362,6 @@ Test(space_fast, copies_cannot_be_made_writable)
 	rig_close(&x);
 }
 
-CODE(vector, "movq %rbx, %xmm5; mov $39, %eax; syscall; movq %xmm5, %rdx; syscall");
 #define XMM5_AT (160 + 5 * 16)
 
 Test(space_fast, vector_state_stays_in_the_space)
