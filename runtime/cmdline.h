@@ -61,7 +61,7 @@ struct config {
 	bool no_shutdown; /* a guest that powers off leaves a stopped VM */
 	bool stopped;     /* -S */
 	const char *pidfile;
-	const char *uuid;                     /* NULL: none */
+	const char *uuid; /* NULL: none */
 	unsigned chardev_count;
 	struct char_spec chardev[CHARDEV_MAX];
 	unsigned serial_count;                /* ports the machine has */
