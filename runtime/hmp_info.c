@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "hmp.h"
+#include "plug.h"
 #include "runstate.h"
 #include "step.h"
 
@@ -69,15 +70,15 @@ static void irq(struct vm *vm, FILE *out, const char *args)
 	for (unsigned i = 0; i < 2; i++) {
 		const struct i8259_chip *c = &vm->pic.chip[i];
 
-		fprintf(out, "pic%u: pin=%02x requested=%02x isr=%02x imr=%02x base=%02x elcr=%02x\n",
-			i, c->pin, c->edge, c->isr, c->imr, c->base, c->elcr);
+		fprintf(out,
+			"pic%u: pin=%02x requested=%02x isr=%02x imr=%02x base=%02x elcr=%02x\n", i,
+			c->pin, c->edge, c->isr, c->imr, c->base, c->elcr);
 	}
 	for (unsigned i = 0; i < IOAPIC_PINS; i++) {
 		u64 e = vm->ioapic.entry[i];
 
-		fprintf(out,
-			"ioapic pin %2u: level=%u vector=%02x mode=%u %s%s%s dest=%02x%s%s\n", i,
-			vm->ioapic.pin >> i & 1, (unsigned)(e & 0xff), (unsigned)(e >> 8 & 7),
+		fprintf(out, "ioapic pin %2u: level=%u vector=%02x mode=%u %s%s%s dest=%02x%s%s\n",
+			i, vm->ioapic.pin >> i & 1, (unsigned)(e & 0xff), (unsigned)(e >> 8 & 7),
 			e & BIT(15) ? "level" : "edge", e & BIT(13) ? " low" : "",
 			e & BIT(16) ? " masked" : "", (unsigned)(e >> 56),
 			e & BIT(11) ? " logical" : "", e & BIT(14) ? " remote-irr" : "");
@@ -128,6 +129,47 @@ static void mtree(struct vm *vm, FILE *out, const char *args)
 	mtree_space(&vm->bus, out, BUS_PORT, "ports");
 }
 
+static void pci_function(FILE *out, const struct pci_dev *d)
+{
+	u32 class = pci_get(d, PCI_REVISION, 4) >> 16;
+
+	fprintf(
+	    out, "  Bus  0, device %3u, function 0:\n    %s: class %04x, PCI device %04x:%04x\n",
+	    d->slot, d->name, class, pci_get(d, PCI_VENDOR_ID, 2), pci_get(d, PCI_DEVICE_ID, 2));
+	if (d->cfg[PCI_INTERRUPT_PIN])
+		fprintf(out, "      IRQ %u, pin %c%s\n", d->cfg[PCI_INTERRUPT_LINE],
+			'A' + d->cfg[PCI_INTERRUPT_PIN] - 1, d->intx ? ", asserted" : "");
+	for (unsigned i = 0; i < PCI_BARS; i++) {
+		const struct pci_bar *bar = &d->bar[i];
+
+		if (!bar->size)
+			continue;
+		fprintf(out, "      BAR%u: %s bit %smemory ", i, bar->is64 ? "64" : "32",
+			bar->prefetch ? "prefetchable " : "");
+		if (bar->mapped)
+			fprintf(out, "at 0x%llx [0x%llx]\n", (unsigned long long)bar->base,
+				(unsigned long long)(bar->base + bar->size - 1));
+		else
+			fprintf(out, "(not mapped) size 0x%llx\n", (unsigned long long)bar->size);
+	}
+}
+
+static void pci(struct vm *vm, FILE *out, const char *args)
+{
+	(void)args;
+	for (unsigned i = 0; i < PCI_SLOTS; i++)
+		if (vm->pci.dev[i])
+			pci_function(out, vm->pci.dev[i]);
+}
+
+static void qtree(struct vm *vm, FILE *out, const char *args)
+{
+	(void)args;
+	for (struct plugged *p = vm->plugged; p; p = p->next)
+		if (p->describe)
+			p->describe(p, out);
+}
+
 static void show_chardev(void *out, const char *id, const char *filename, bool used)
 {
 	fprintf(out, "%s: filename=%s%s\n", id, filename, used ? "" : " (not used)");
@@ -156,7 +198,9 @@ const struct hmp_entry hmp_info[] = {
     {"mem", "", "linear memory that is mapped", hmp_info_mem},
     {"mtree", "", "what answers at which address and port", mtree},
     {"name", "", "the VM's name", name},
+    {"pci", "", "PCI functions", pci},
     {"pic", "", "the same as irq", irq},
+    {"qtree", "", "devices of the command line", qtree},
     {"registers", "", "the processor's registers", registers},
     {"spaces", "", "user spaces", spaces},
     {"stats", "[json]", "ringshift's counters", stats},

@@ -20,6 +20,7 @@ import tempfile
 import time
 
 from console import Console, Failure
+import control
 from patching import patch_everything
 import userland as programs
 
@@ -617,9 +618,25 @@ def memtest(setup):
             check(con, not con.log, f"output on stdout: {con.log[:100]!r}")
 
 
+def qmp(setup):
+    control.qmp(setup, Shell)
+
+
+def qmp_ends(setup):
+    control.qmp_ends(setup, Shell)
+
+
+def serials(setup):
+    control.serials(setup, Shell)
+
+
+for name in ("qmp", "qmp_ends", "serials"):
+    globals()[name].__doc__ = getattr(control, name).__doc__
+
 SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, cloud5g, syscalls, memtest,
                                      stub, generic, patching, patching_generic, panic, restart,
-                                     triplefault, user, storms, storms_full, userland, killed)}
+                                     triplefault, user, storms, storms_full, userland, killed, qmp,
+                                     qmp_ends, serials)}
 
 
 def main():
