@@ -101,10 +101,10 @@ static void mtree_space(const struct bus *bus, FILE *out, enum bus_space space, 
 	for (;;) {
 		const struct bus_range *next = NULL;
 
-		for (unsigned i = 0; i < bus->count; i++) {
+		for (unsigned i = 0; i < BUS_MAX_RANGES; i++) {
 			const struct bus_range *r = &bus->range[i].r;
 
-			if (r->space == space && (first || r->base > from) &&
+			if (r->len && r->space == space && (first || r->base > from) &&
 			    (!next || r->base < next->base))
 				next = r;
 		}
@@ -149,6 +149,7 @@ static void spaces(struct vm *vm, FILE *out, const char *args)
 }
 
 const struct hmp_entry hmp_info[] = {
+    {"balloon", "", "how much memory the balloon leaves the guest", hmp_info_balloon},
     {"chardev", "", "character devices", chardev},
     {"cpus", "", "the processor", cpus},
     {"irq", "", "interrupt controllers", irq},
@@ -157,6 +158,8 @@ const struct hmp_entry hmp_info[] = {
     {"mtree", "", "what answers at which address and port", mtree},
     {"name", "", "the VM's name", name},
     {"pic", "", "the same as irq", irq},
+    {"pci", "", "PCI functions", hmp_info_pci},
+    {"qtree", "", "devices of the command line", hmp_info_qtree},
     {"registers", "", "the processor's registers", registers},
     {"spaces", "", "user spaces", spaces},
     {"stats", "[json]", "ringshift's counters", stats},
