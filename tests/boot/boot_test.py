@@ -14,12 +14,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 
 from console import Console, Failure
+import network
 from patching import patch_everything
 import userland as programs
 
@@ -52,6 +54,10 @@ class Setup:
 
     def __init__(self, args):
         self.args = args
+
+    def with_oracle(self):
+        """The same with QEMU, beside the emulator under test."""
+        return Setup(argparse.Namespace(**{**vars(self.args), "qemu": self.args.oracle}))
 
     def guest(self, name):
         path = os.path.join(self.args.guests, name)
@@ -596,6 +602,8 @@ SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, cloud5g, sy
                                      generic, patching, patching_generic, panic, restart, triplefault,
                                      user, storms, storms_full, userland)}
 
+SCENARIOS.update(network.scenarios(sys.modules[__name__]))
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -603,6 +611,8 @@ def main():
     parser.add_argument("--qemu")
     parser.add_argument("--accel", default="step", help="ringshift's engine")
     parser.add_argument("--guests", default=".cache/guests")
+    parser.add_argument("--oracle", default=shutil.which("qemu-system-x86_64"),
+                        help="QEMU, for scenarios in which it is the other end")
     parser.add_argument("--programs", help="directory with what tests/user builds")
     parser.add_argument("--list", action="store_true", help="print the scenarios and end")
     parser.add_argument("--extra", action="append", default=[],
