@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import time
 
 from console import Console, Failure
 import control
+import network
 from patching import patch_everything
 import userland as programs
 
@@ -54,6 +56,10 @@ class Setup:
 
     def __init__(self, args):
         self.args = args
+
+    def with_oracle(self):
+        """The same with QEMU, beside the emulator under test."""
+        return Setup(argparse.Namespace(**{**vars(self.args), "qemu": self.args.oracle}))
 
     def guest(self, name):
         path = os.path.join(self.args.guests, name)
@@ -723,6 +729,8 @@ SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, cloud5g, sy
                                      triplefault, user, storms, storms_full, userland, killed, qmp,
                                      qmp_ends, serials, balloon)}
 
+SCENARIOS.update(network.scenarios(sys.modules[__name__]))
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -730,6 +738,8 @@ def main():
     parser.add_argument("--qemu")
     parser.add_argument("--accel", default="step", help="ringshift's engine")
     parser.add_argument("--guests", default=".cache/guests")
+    parser.add_argument("--oracle", default=shutil.which("qemu-system-x86_64"),
+                        help="QEMU, for scenarios in which it is the other end")
     parser.add_argument("--programs", help="directory with what tests/user builds")
     parser.add_argument("--list", action="store_true", help="print the scenarios and end")
     parser.add_argument("--extra", action="append", default=[],
