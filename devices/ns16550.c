@@ -2,7 +2,9 @@
  * NS16550A UART.
  *
  * Transmission takes no time: a byte written to THR is with the chardev before the write returns,
- * so THRE and TEMT are always set. The THRE *interrupt* is still an event: it becomes pending when
+ * so THRE and TEMT are set, unless the chardev takes no more for now: then they are clear until it
+ * does, and a driver waits as for a slow line. What is written all the same goes to the chardev,
+ * too, which knows best what to do with it. The THRE *interrupt* is still an event: it becomes pending when
  * THR runs empty, or when IER bit 1 goes from 0 to 1 (Linux tests for exactly that), and is taken
  * back by a read of IIR that reports it or by the next write to THR. The line drops for a moment at
  * each THR write, so that an edge-triggered PIC sees the next one.
@@ -159,6 +161,12 @@ static void uart_offer_room(struct ns16550 *u)
 		c->room(c);
 }
 
+static void uart_event(void *dev, enum chardev_event event)
+{
+	if (event == CHARDEV_BREAK)
+		ns16550_receive_break(dev);
+}
+
 static size_t uart_can_receive(void *dev)
 {
 	struct ns16550 *u = dev;
@@ -232,11 +240,27 @@ static void uart_write_thr(struct ns16550 *u, u8 val)
 {
 	u->thre_pending = false;
 	uart_update_irq(u);
-	if (u->mcr & UART_MCR_LOOP)
-		uart_push(u, val, 0);
-	else
-		chardev_write(u->cfg.chr, &val, 1);
 	uart_count(u, STAT_serial_tx);
+	if (u->mcr & UART_MCR_LOOP) {
+		uart_push(u, val, 0);
+	} else {
+		chardev_write(u->cfg.chr, &val, 1);
+		u->tx_full = !chardev_can_write(u->cfg.chr);
+	}
+	if (u->tx_full)
+		uart_count(u, STAT_serial_tx_stalls);
+	u->thre_pending = !u->tx_full;
+	uart_update_irq(u);
+}
+
+/* The back end takes more again. */
+static void uart_writable(void *dev)
+{
+	struct ns16550 *u = dev;
+
+	if (!u->tx_full)
+		return;
+	u->tx_full = false;
 	u->thre_pending = true;
 	uart_update_irq(u);
 }
@@ -247,7 +271,7 @@ static void uart_write_ier(struct ns16550 *u, u8 val)
 
 	u->ier = val & IER_MASK;
 	if (changed & UART_IER_THRI)
-		u->thre_pending = u->ier & UART_IER_THRI;
+		u->thre_pending = (u->ier & UART_IER_THRI) && !u->tx_full;
 	uart_update_irq(u);
 }
 
@@ -308,8 +332,10 @@ static bool uart_fifo_has_error(const struct ns16550 *u)
 
 static u8 uart_read_lsr(struct ns16550 *u)
 {
-	u8 val = u->lsr | UART_LSR_THRE | UART_LSR_TEMT;
+	u8 val = u->lsr;
 
+	if (!u->tx_full)
+		val |= UART_LSR_THRE | UART_LSR_TEMT;
 	if (u->rx.count)
 		val |= UART_LSR_DR;
 	if (uart_fifo_has_error(u))
@@ -398,6 +424,8 @@ void ns16550_init(struct ns16550 *u, const struct ns16550_config *cfg)
 	if (cfg->chr) {
 		cfg->chr->can_receive = uart_can_receive;
 		cfg->chr->receive = uart_receive;
+		cfg->chr->writable = uart_writable;
+		cfg->chr->event = uart_event;
 		cfg->chr->dev = u;
 	}
 }

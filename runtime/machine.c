@@ -22,6 +22,7 @@
 #include "drive.h"
 #include "loader.h"
 #include "lowland.h"
+#include "monitor.h"
 #include "plug.h"
 #include "step.h"
 #include "symbols.h"
@@ -42,8 +43,9 @@ u64 vm_tsc(void *opaque)
 u64 vm_now(void *opaque)
 {
 	const struct vm *vm = opaque;
+	u64 tsc = vm->state == VM_RUNNING ? __rdtsc() : vm->tsc_stopped;
 
-	return muldiv64(__rdtsc() - vm->tsc_start, 1000000, vm->tsc_khz);
+	return muldiv64(tsc - vm->tsc_start, 1000000, vm->tsc_khz);
 }
 
 /* In a handler on the vCPU thread; a sleeping one is woken by the signal itself. */
@@ -173,12 +175,12 @@ static void lapic_nmi(void *opaque)
 
 static void request_power_off(void *vm)
 {
-	vm_request(vm, VM_POWER_OFF);
+	vm_request(vm, VM_POWER_OFF, true);
 }
 
 static void request_reset(void *vm)
 {
-	vm_request(vm, VM_RESET);
+	vm_request(vm, VM_RESET, true);
 }
 
 static void request_exit(void *opaque, int status)
@@ -186,7 +188,7 @@ static void request_exit(void *opaque, int status)
 	struct vm *vm = opaque;
 
 	vm->stop_status = status;
-	vm_request(vm, VM_EXIT_STATUS);
+	vm_request(vm, VM_EXIT_STATUS, true);
 }
 
 /* --- what the CPU asks --- */
@@ -450,17 +452,20 @@ static int init_ports(struct vm *vm, char *err, size_t errlen)
 					    .q = &vm->timers,
 					    .stats = &vm->stats};
 
-		uc.chr = console_add(vm->console, &cfg->serial[i], err, errlen);
-		if (!uc.chr)
-			return -EINVAL;
-
+		if (*cfg->serial[i]) {
+			uc.chr = chardevs_attach(vm->chardevs, cfg->serial[i], true, err, errlen);
+			if (!uc.chr)
+				return -EINVAL;
+		}
 		ns16550_init(&vm->uart[i], &uc);
 		rc = ns16550_register(&vm->uart[i], &vm->bus);
 	}
 	if (!rc && cfg->debugcon_present) {
-		struct chardev *chr = console_add(vm->console, &cfg->debugcon, err, errlen);
+		struct chardev *chr = NULL;
 
-		if (!chr)
+		if (*cfg->debugcon)
+			chr = chardevs_attach(vm->chardevs, cfg->debugcon, false, err, errlen);
+		if (*cfg->debugcon && !chr)
 			return -EINVAL;
 		debugcon_init(&vm->debugcon, chr);
 		rc = debugcon_register(&vm->debugcon, &vm->bus);
@@ -603,7 +608,8 @@ static int init_cpu(struct vm *vm, char *err, size_t errlen)
 	int rc;
 
 	vm->tsc_khz = tsc_calibrate_khz();
-	vm->tsc_start = __rdtsc();
+	vm->tsc_start = vm->tsc_stopped = __rdtsc();
+	vm->state = vm->cfg->stopped ? VM_PRELAUNCH : VM_RUNNING;
 	cpuid_model_init(&vm->cpuid, vm->cfg->cpu == CPU_QEMU64 ? CPU_MODEL_QEMU64 : CPU_MODEL_HOST,
 			 &host, vm->tsc_khz, LAPIC_BUS_KHZ);
 	mmu_init(&c->mmu, &vm->ram, &vm->stats, vm->cpuid.maxphyaddr);
@@ -652,6 +658,19 @@ static int init_symbols(struct vm *vm, char *err, size_t errlen)
 	return 0;
 }
 
+static int init_chardevs(struct vm *vm, char *err, size_t errlen)
+{
+	const struct chardevs_host host = {
+	    .aio = vm->aio, .con = vm->console, .stats = &vm->stats, .in = 0, .out = 1};
+	int rc = chardevs_create(&vm->chardevs, &host);
+
+	if (rc)
+		snprintf(err, errlen, "out of memory");
+	for (unsigned i = 0; !rc && i < vm->cfg->chardev_count; i++)
+		rc = chardevs_add(vm->chardevs, &vm->cfg->chardev[i], err, errlen);
+	return rc;
+}
+
 static void kick(void *vm)
 {
 	vm_kick(vm);
@@ -659,7 +678,7 @@ static void kick(void *vm)
 
 int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 {
-	const struct console_host host = {.in = 0, .out = 1, .kick = kick, .opaque = vm};
+	const struct console_host host = {.kick = kick, .opaque = vm};
 	const struct aio_host aio_host = {
 	    .spawn = aio_spawn, .join = aio_join, .kick = kick, .opaque = vm};
 	int rc;
@@ -704,20 +723,24 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 		return rc;
 	}
 	vm->timers.rearm = rearm;
-	rc = init_ports(vm, err, errlen);
+	rc = init_chardevs(vm, err, errlen);
+	rc = rc ? rc : init_ports(vm, err, errlen);
 	rc = rc ? rc : drive_open_all(vm, err, errlen);
 	rc = rc ? rc : plug_devices(vm, err, errlen);
-	return rc ? rc : drive_plug_all(vm, err, errlen);
+	rc = rc ? rc : drive_plug_all(vm, err, errlen);
+	return rc ? rc : monitors_create(&vm->monitors, vm, err, errlen);
 }
 
 void vm_destroy(struct vm *vm)
 {
 	if (vm->host_timer_made)
 		timer_delete(vm->host_timer);
-	if (vm->console)
-		console_destroy(vm->console);
 	plug_destroy(vm);
 	drive_close_all(vm);
+	monitors_destroy(vm->monitors);
+	chardevs_destroy(vm->chardevs);
+	if (vm->console)
+		console_destroy(vm->console);
 	aio_destroy(vm->aio);
 	user_free(vm->user);
 	if (vm->cpu)

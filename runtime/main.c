@@ -9,6 +9,7 @@
 
 #include "cmdline.h"
 #include "console.h"
+#include "doctor.h"
 #include "exit_status.h"
 #include "img.h"
 #include "lowland.h"
@@ -57,7 +58,10 @@ int main(int argc, char **argv)
 	ignore_signals_of_output();
 	if (argc > 1 && !strcmp(argv[1], "img"))
 		return finish_stdout(img_main(argc - 1, argv + 1));
-	if (lowland_enter(err, sizeof(err))) {
+	status = lowland_enter(err, sizeof(err));
+	if (argc > 1 && !strcmp(argv[1], "doctor"))
+		return finish_stdout(doctor_main(argc - 1, argv + 1, status ? err : NULL));
+	if (status) {
 		report_error(err);
 		return STATUS_ERROR;
 	}

@@ -204,6 +204,19 @@ static void drop_oldest(struct user *u)
 
 static const struct shadow_range user_half = {.last = USER_LIMIT - 1, .user = true};
 
+void user_print(const struct user *u, FILE *out)
+{
+	struct user_space *s, *tmp;
+
+	fprintf(out, "%u user spaces of at most %u\n", HASH_COUNT(u->spaces), MAX_SPACES);
+	HASH_ITER(hh, u->spaces, s, tmp)
+	{
+		fprintf(out, "cr3 %012llx  last run %llu runs ago%s%s\n",
+			(unsigned long long)s->cr3, (unsigned long long)(u->clock - s->used),
+			s == u->now ? ", current" : "", s->fresh ? ", not yet run" : "");
+	}
+}
+
 static struct user_space *make(struct user *u, u64 cr3, unsigned avoid)
 {
 	struct user_space *s = calloc(1, sizeof(*s));

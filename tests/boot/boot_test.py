@@ -356,6 +356,66 @@ def patching_generic(setup):
     patch(setup, "amd64")
 
 
+def sysfs_pci(sh):
+    """What the guest's kernel has found: {address: (vendor, device, class)}."""
+    listing = sh.run("cd /sys/bus/pci/devices && for d in *; do "
+                     "echo $d $(cat $d/vendor $d/device $d/class); done; cd")
+    return {fields[0]: tuple(fields[1:]) for fields in map(str.split, listing.splitlines())}
+
+
+def check_random(sh, name):
+    """Random bytes come from the device called name, and are not the same twice."""
+    sh.equals(f"echo {name} >/sys/class/misc/hw_random/rng_current; "
+              "cat /sys/class/misc/hw_random/rng_current", name)
+    count = "dd if=/dev/hwrng bs=512 count=32 2>/dev/null | "
+    sh.equals(count + "wc -c", "16384")
+    check(sh.con, sh.run(count + "sha256sum") != sh.run(count + "sha256sum"), "the same bytes twice")
+
+
+def rng(setup):
+    """two virtio-rng-pci, by MSI-X and by pin; PCI as the guest sees it"""
+    devices = ("-device", "virtio-rng-pci,addr=6,disable-legacy=on",
+               "-device", "virtio-rng-pci,addr=0x1f,vectors=0,event_idx=off,disable-legacy=on")
+    with Console(setup.command("-nographic", "-no-reboot", "--stats=json", *devices,
+                               *setup.linux("vmlinuz-cloud", initrd="initramfs-cloud.gz"))) as con:
+        sh = Shell(con)
+        found = sysfs_pci(sh)
+        card = ("0x1af4", "0x1044", "0x00ff00")
+        if not sh.qemu:
+            check(con, found == {"0000:00:00.0": ("0x1b36", "0x0008", "0x060000"),
+                                 "0000:00:06.0": card, "0000:00:1f.0": card}, f"PCI: {found}")
+        check(con, found["0000:00:06.0"] == found["0000:00:1f.0"] == card, f"PCI: {found}")
+        sh.run("modprobe virtio_pci && modprobe virtio-rng")
+        check_random(sh, "virtio_rng.0")
+        check_random(sh, "virtio_rng.1")
+        sh.matches("cat /proc/interrupts", r"^ *\d+: +[1-9]\d* +PCI-MSI \S+ +virtio0-input")
+        pin = r"\d+" if sh.qemu else "19"  # 16 + 0x1f % 4
+        sh.matches("cat /proc/interrupts", rf"^ *\d+: +[1-9]\d* +IO-APIC +{pin}-fasteoi +virtio1")
+        for _ in range(3):  # reset in the middle of life
+            sh.run("rmmod virtio-rng && modprobe virtio-rng")
+        check_random(sh, "virtio_rng.0")
+        check_log(sh)
+        sh.power_off()
+        if not setup.args.qemu:
+            stats = json.loads(con.stderr())
+            check(con, stats["msi_sent"] > 50 and stats["pci_intx"] > 50, "no interrupts?")
+            check(con, stats["virtio_broken"] == 0, "a device was broken")
+
+
+def rng_noacpi(setup):
+    """the same without ACPI: PCI by mechanism 1, a pin to the 8259"""
+    with Console(setup.command("-nographic", "-no-reboot", "-no-acpi", "-device",
+                               "virtio-rng-pci,addr=6,disable-legacy=on",
+                               *setup.linux("vmlinuz-cloud", "acpi=off noapic nolapic pci=nomsi",
+                                            initrd="initramfs-cloud.gz"))) as con:
+        sh = Shell(con)
+        sh.run("modprobe virtio_pci && modprobe virtio-rng")
+        check_random(sh, "virtio_rng.0")
+        sh.matches("cat /proc/interrupts", r"^ *1[01]: +[1-9]\d* +XT-PIC +virtio0")
+        check_log(sh)
+        sh.reboot()
+
+
 def user_shell(setup, scratch, memory="1G", append="", stats=()):
     """A console of a kernel whose initial RAM disk has tests/user's programs as well."""
     if not setup.args.programs or not os.path.exists(os.path.join(setup.args.programs, "user")):
@@ -532,8 +592,8 @@ def memtest(setup):
             check(con, not con.log, f"output on stdout: {con.log[:100]!r}")
 
 
-SCENARIOS = {f.__name__: f for f in (cloud, noacpi, cloud5g, syscalls, memtest, stub, generic, patching,
-                                     patching_generic, panic, restart, triplefault,
+SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, cloud5g, syscalls, memtest, stub,
+                                     generic, patching, patching_generic, panic, restart, triplefault,
                                      user, storms, storms_full, userland)}
 
 

@@ -1,11 +1,13 @@
 /*
- * The console on pseudo-terminals, pipes and files: raw mode and its end, escape keys, both
- * directions of bytes, and what happens when the other side goes away.
+ * Character devices. Standard input and output on pseudo-terminals, pipes and files: raw mode and
+ * its end, escape keys, both directions of bytes, and what happens when the other side goes away.
+ * Pseudo-terminals of our own, sockets and ring buffers, one of them shared.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <pty.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -16,23 +18,63 @@
 #include <unistd.h>
 #include <utmp.h>
 
-#include "console.h"
+#include "chardevs.h"
 
 #define PATIENCE_MS 5000
 
 /* A serial port that keeps what it gets, and a VM around it that gets kicked. */
 struct rig {
 	struct console *con;
+	struct chardevs *cs;
+	struct aio *aio;
+	struct stats stats;
+	struct char_spec spec;
 	struct chardev *dev;
 	_Atomic int kicks;
-	u8 got[1 << 18];
+	u8 got[1 << 21];
 	size_t got_len;
 	size_t limit; /* can_receive says at most that much more */
+	int opened, closed, focused, breaks, writable;
 };
 
 static void rig_kick(void *opaque)
 {
 	((struct rig *)opaque)->kicks++;
+}
+
+static void *spawn(void *(*fn)(void *), void *arg)
+{
+	pthread_t *t = malloc(sizeof(*t));
+	sigset_t all, old;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	cr_assert_eq(pthread_create(t, NULL, fn, arg), 0);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return t;
+}
+
+static void join(void *thread)
+{
+	pthread_join(*(pthread_t *)thread, NULL);
+	free(thread);
+}
+
+static void rig_event(void *dev, enum chardev_event event)
+{
+	struct rig *r = dev;
+
+	switch (event) {
+	case CHARDEV_OPENED: r->opened++; break;
+	case CHARDEV_CLOSED: r->closed++; break;
+	case CHARDEV_FOCUS: r->focused++; break;
+	case CHARDEV_BREAK: r->breaks++; break;
+	}
+}
+
+static void rig_writable(void *dev)
+{
+	((struct rig *)dev)->writable++;
 }
 
 static size_t rig_can_receive(void *dev)
@@ -53,28 +95,74 @@ static void rig_receive(void *dev, const u8 *buf, size_t len)
 		r->limit -= len;
 }
 
-static struct rig *rig_start(int in, int out, enum char_kind kind)
+static struct rig *rig_new(int in, int out)
 {
 	struct rig *r = calloc(1, sizeof(*r));
-	struct console_host host = {in, out, rig_kick, r};
-	struct char_spec spec = {.kind = kind};
-	char err[256];
+	struct aio_host aio = {.spawn = spawn, .join = join, .kick = rig_kick, .opaque = r};
+	struct console_host con = {.kick = rig_kick, .opaque = r};
+	struct chardevs_host host = {.in = in, .out = out};
 
 	cr_assert_not_null(r);
 	r->limit = SIZE_MAX;
-	cr_assert_eq(console_create(&r->con, &host), 0);
-	r->dev = console_add(r->con, &spec, err, sizeof(err));
-	cr_assert_not_null(r->dev);
-	r->dev->dev = r;
-	r->dev->can_receive = rig_can_receive;
-	r->dev->receive = rig_receive;
-	cr_assert_eq(console_start(r->con), 0);
+	cr_assert_eq(console_create(&r->con, &con), 0);
+	cr_assert_eq(aio_create(&r->aio, &aio, &r->stats), 0);
+	host.aio = r->aio;
+	host.con = r->con;
+	host.stats = &r->stats;
+	cr_assert_eq(chardevs_create(&r->cs, &host), 0);
 	return r;
+}
+
+static struct chardev *rig_attach(struct rig *r)
+{
+	char err[256];
+	struct chardev *c = chardevs_attach(r->cs, r->spec.id, true, err, sizeof(err));
+
+	cr_assert_not_null(c, "%s", err);
+	c->dev = r;
+	c->can_receive = rig_can_receive;
+	c->receive = rig_receive;
+	c->event = rig_event;
+	c->writable = rig_writable;
+	return c;
+}
+
+static void rig_go(struct rig *r)
+{
+	char err[256];
+
+	cr_assert_eq(console_start(r->con), 0);
+	cr_assert_eq(chardevs_start(r->cs, err, sizeof(err)), 0, "%s", err);
+}
+
+/* One device of a short form ("mon:stdio", "unix:...") with a port on it, begun. */
+static struct rig *rig_short(int in, int out, const char *form)
+{
+	struct rig *r = rig_new(in, out);
+	char err[256];
+	bool mon;
+
+	cr_assert_eq(char_spec_short(&r->spec, "-serial", form, "serial0", &mon, err, sizeof(err)),
+		     0, "%s", err);
+	cr_assert_eq(chardevs_add(r->cs, &r->spec, err, sizeof(err)), 0, "%s", err);
+	r->dev = rig_attach(r);
+	rig_go(r);
+	return r;
+}
+
+enum stdio_kind { PLAIN, MON };
+
+static struct rig *rig_start(int in, int out, enum stdio_kind kind)
+{
+	return rig_short(in, out, kind == MON ? "mon:stdio" : "stdio");
 }
 
 static void rig_end(struct rig *r)
 {
+	chardevs_flush(r->cs, false);
+	chardevs_destroy(r->cs);
 	console_destroy(r->con);
+	aio_destroy(r->aio);
 	free(r);
 }
 
@@ -89,7 +177,7 @@ static void nap(void)
 static void await_bytes(struct rig *r, size_t n)
 {
 	for (int i = 0; i < PATIENCE_MS && r->got_len < n; i++) {
-		console_poll(r->con);
+		aio_run(r->aio);
 		nap();
 	}
 	cr_assert_geq(r->got_len, n, "%zu of %zu bytes arrived", r->got_len, n);
@@ -97,10 +185,21 @@ static void await_bytes(struct rig *r, size_t n)
 
 static void await_stop(struct rig *r, enum console_stop why)
 {
-	for (int i = 0; i < PATIENCE_MS && console_stop(r->con) == CONSOLE_GOES_ON; i++)
+	for (int i = 0; i < PATIENCE_MS && console_stop(r->con) == CONSOLE_GOES_ON; i++) {
+		aio_run(r->aio);
 		nap();
+	}
 	cr_assert_eq(console_stop(r->con), why);
 	cr_assert_gt(r->kicks, 0, "the vCPU was not told");
+}
+
+/* Let events of so many milliseconds happen. */
+static void run_for(struct rig *r, int ms)
+{
+	while (ms--) {
+		aio_run(r->aio);
+		nap();
+	}
 }
 
 static void type(int fd, const char *text, size_t len)
@@ -153,10 +252,10 @@ static struct termios modes(int fd)
 	return t;
 }
 
-Test(console, raw_while_running_and_restored)
+Test(chardev, raw_while_running_and_restored)
 {
 	struct pty p = pty_open();
-	struct rig *r = rig_start(p.slave, p.slave, CHAR_MON_STDIO);
+	struct rig *r = rig_start(p.slave, p.slave, MON);
 	struct termios t = modes(p.slave);
 
 	cr_assert_eq(t.c_lflag & (ECHO | ICANON | ISIG | IEXTEN), 0);
@@ -166,20 +265,20 @@ Test(console, raw_while_running_and_restored)
 	cr_assert(same_modes(&t, &p.before));
 }
 
-Test(console, plain_stdio_keeps_ctrl_c_for_the_host)
+Test(chardev, plain_stdio_keeps_ctrl_c_for_the_host)
 {
 	struct pty p = pty_open();
-	struct rig *r = rig_start(p.slave, p.slave, CHAR_STDIO);
+	struct rig *r = rig_start(p.slave, p.slave, PLAIN);
 
 	cr_assert(modes(p.slave).c_lflag & ISIG);
 	cr_assert_eq(modes(p.slave).c_lflag & (ECHO | ICANON), 0);
 	rig_end(r);
 }
 
-Test(console, bytes_both_ways)
+Test(chardev, bytes_both_ways)
 {
 	struct pty p = pty_open();
-	struct rig *r = rig_start(p.slave, p.slave, CHAR_MON_STDIO);
+	struct rig *r = rig_start(p.slave, p.slave, MON);
 	char buf[16];
 
 	type(p.master, "ls\r\x03", 4);
@@ -191,23 +290,23 @@ Test(console, bytes_both_ways)
 	rig_end(r);
 }
 
-Test(console, ctrl_a_x_quits)
+Test(chardev, ctrl_a_x_quits)
 {
 	struct pty p = pty_open();
-	struct rig *r = rig_start(p.slave, p.slave, CHAR_STDIO);
+	struct rig *r = rig_start(p.slave, p.slave, PLAIN);
 
 	type(p.master, "\x01", 1);
-	nap();
+	run_for(r, 20);
 	cr_assert_eq(console_stop(r->con), CONSOLE_GOES_ON);
 	type(p.master, "x", 1);
 	await_stop(r, CONSOLE_QUIT);
 	rig_end(r);
 }
 
-Test(console, ctrl_a_ctrl_a_sends_one)
+Test(chardev, ctrl_a_ctrl_a_sends_one)
 {
 	struct pty p = pty_open();
-	struct rig *r = rig_start(p.slave, p.slave, CHAR_MON_STDIO);
+	struct rig *r = rig_start(p.slave, p.slave, MON);
 
 	type(p.master, "a\x01\x01x\x01qb", 7);
 	await_bytes(r, 4);
@@ -216,34 +315,37 @@ Test(console, ctrl_a_ctrl_a_sends_one)
 	rig_end(r);
 }
 
-Test(console, ctrl_a_h_helps)
+Test(chardev, ctrl_a_h_helps)
 {
 	struct pty p = pty_open();
-	struct rig *r = rig_start(p.slave, p.slave, CHAR_MON_STDIO);
+	struct rig *r = rig_start(p.slave, p.slave, MON);
 	char buf[32] = "";
 
 	type(p.master, "\x01h", 2);
+	run_for(r, 50);
 	cr_assert_geq(drain(p.master, buf, 31), 31);
 	cr_assert_not_null(strstr(buf, "Ctrl-a h"));
 	rig_end(r);
 }
 
-Test(console, quit_works_with_a_guest_that_never_reads)
+Test(chardev, quit_works_with_a_guest_that_never_reads)
 {
 	struct pty p = pty_open();
-	struct rig *r = rig_start(p.slave, p.slave, CHAR_MON_STDIO);
+	struct rig *r = rig_start(p.slave, p.slave, MON);
 	char junk[1024];
 
 	r->limit = 0;
 	memset(junk, 'j', sizeof(junk));
-	for (int i = 0; i < 100; i++) /* more than the ring holds */
+	for (int i = 0; i < 100; i++) { /* more than the queue holds */
 		type(p.master, junk, sizeof(junk));
+		run_for(r, 5);
+	}
 	type(p.master, "\x01x", 2);
 	await_stop(r, CONSOLE_QUIT);
 	rig_end(r);
 }
 
-Test(console, a_pipe_is_passed_on_whole_at_the_guests_pace)
+Test(chardev, a_pipe_is_passed_on_whole_at_the_guests_pace)
 {
 	enum { TOTAL = 200000 };
 	int in[2], null = open("/dev/null", O_WRONLY);
@@ -262,10 +364,9 @@ Test(console, a_pipe_is_passed_on_whole_at_the_guests_pace)
 		_exit(0);
 	}
 	close(in[1]);
-	r = rig_start(in[0], null, CHAR_STDIO);
+	r = rig_start(in[0], null, PLAIN);
 	r->limit = 0;
-	for (int i = 0; i < 300; i++) /* let the ring fill up */
-		nap();
+	run_for(r, 300); /* let the queue fill up */
 	cr_assert_eq(r->got_len, 0);
 	/* A FIFO of 16 bytes that says when it has been emptied. */
 	for (int i = 0; i < 100 * PATIENCE_MS && r->got_len < TOTAL; i++) {
@@ -273,6 +374,7 @@ Test(console, a_pipe_is_passed_on_whole_at_the_guests_pace)
 
 		r->limit = 16;
 		r->dev->room(r->dev);
+		aio_run(r->aio);
 		if (r->got_len == before)
 			nap();
 	}
@@ -283,13 +385,13 @@ Test(console, a_pipe_is_passed_on_whole_at_the_guests_pace)
 	rig_end(r);
 }
 
-Test(console, plain_stdio_on_a_pipe_is_transparent)
+Test(chardev, plain_stdio_on_a_pipe_is_transparent)
 {
 	int in[2], null = open("/dev/null", O_WRONLY);
 	struct rig *r;
 
 	cr_assert_eq(pipe(in), 0);
-	r = rig_start(in[0], null, CHAR_STDIO);
+	r = rig_start(in[0], null, PLAIN);
 	type(in[1], "\x01x\0\xff", 4);
 	await_bytes(r, 4);
 	cr_assert_arr_eq(r->got, "\x01x\0\xff", 4);
@@ -297,19 +399,19 @@ Test(console, plain_stdio_on_a_pipe_is_transparent)
 	rig_end(r);
 }
 
-Test(console, mon_stdio_on_a_pipe_has_escapes)
+Test(chardev, mon_stdio_on_a_pipe_has_escapes)
 {
 	int in[2], null = open("/dev/null", O_WRONLY);
 	struct rig *r;
 
 	cr_assert_eq(pipe(in), 0);
-	r = rig_start(in[0], null, CHAR_MON_STDIO);
+	r = rig_start(in[0], null, MON);
 	type(in[1], "\x01x", 2);
 	await_stop(r, CONSOLE_QUIT);
 	rig_end(r);
 }
 
-Test(console, end_of_file_only_ends_input)
+Test(chardev, end_of_file_only_ends_input)
 {
 	int in[2], out[2];
 	struct rig *r;
@@ -317,39 +419,37 @@ Test(console, end_of_file_only_ends_input)
 
 	cr_assert_eq(pipe(in), 0);
 	cr_assert_eq(pipe(out), 0);
-	r = rig_start(in[0], out[1], CHAR_MON_STDIO);
+	r = rig_start(in[0], out[1], MON);
 	type(in[1], "ab", 2);
 	close(in[1]);
 	await_bytes(r, 2);
-	for (int i = 0; i < 20; i++)
-		nap();
+	run_for(r, 20);
 	cr_assert_eq(console_stop(r->con), CONSOLE_GOES_ON);
 	chardev_write(r->dev, (const u8 *)"z", 1);
 	cr_assert_eq(read(out[0], &c, 1), 1);
 	rig_end(r);
 }
 
-Test(console, closed_standard_input)
+Test(chardev, closed_standard_input)
 {
 	int in = dup(0), null = open("/dev/null", O_WRONLY);
 	struct rig *r;
 
 	close(in);
-	r = rig_start(in, null, CHAR_STDIO);
-	for (int i = 0; i < 20; i++)
-		nap();
+	r = rig_start(in, null, PLAIN);
+	run_for(r, 20);
 	cr_assert_eq(console_stop(r->con), CONSOLE_GOES_ON);
 	rig_end(r);
 }
 
-Test(console, output_to_a_closed_pipe_asks_for_the_end)
+Test(chardev, output_to_a_closed_pipe_asks_for_the_end)
 {
 	int out[2], null = open("/dev/null", O_RDONLY);
 	struct rig *r;
 	char err[128];
 
 	cr_assert_eq(pipe(out), 0);
-	r = rig_start(null, out[1], CHAR_STDIO);
+	r = rig_start(null, out[1], PLAIN);
 	close(out[0]);
 	chardev_write(r->dev, (const u8 *)"x", 1);
 	await_stop(r, CONSOLE_FAILED);
@@ -359,18 +459,11 @@ Test(console, output_to_a_closed_pipe_asks_for_the_end)
 	rig_end(r);
 }
 
-Test(console, full_disk)
+Test(chardev, full_disk)
 {
-	struct console_host host = {0, 1, rig_kick, NULL};
-	struct char_spec spec = {CHAR_FILE, "/dev/full"};
-	struct rig *r = calloc(1, sizeof(*r));
+	struct rig *r = rig_short(0, 1, "file:/dev/full");
 	char err[128];
 
-	host.opaque = r;
-	cr_assert_eq(console_create(&r->con, &host), 0);
-	r->dev = console_add(r->con, &spec, err, sizeof(err));
-	cr_assert_not_null(r->dev);
-	cr_assert_eq(console_start(r->con), 0);
 	chardev_write(r->dev, (const u8 *)"x", 1);
 	await_stop(r, CONSOLE_FAILED);
 	console_error(r->con, err, sizeof(err));
@@ -378,19 +471,18 @@ Test(console, full_disk)
 	rig_end(r);
 }
 
-Test(console, a_file_gets_what_is_written)
+Test(chardev, a_file_gets_what_is_written)
 {
-	char path[] = "/tmp/ringshift-console-XXXXXX", buf[8], err[128];
+	char path[] = "/tmp/ringshift-chardev-XXXXXX", form[64], buf[8], err[128];
 	int fd = mkstemp(path);
-	struct rig *r = calloc(1, sizeof(*r));
-	struct console_host host = {0, 1, rig_kick, r};
-	struct char_spec spec = {CHAR_FILE, path}, wrong = {CHAR_FILE, "/nonexistent/x"};
+	struct char_spec wrong = {.kind = CHAR_FILE, .id = "w", .path = "/nonexistent/x"};
+	struct rig *r;
 
 	cr_assert_geq(fd, 0);
-	cr_assert_eq(console_create(&r->con, &host), 0);
-	cr_assert_null(console_add(r->con, &wrong, err, sizeof(err)));
+	snprintf(form, sizeof(form), "file:%s", path);
+	r = rig_short(0, 1, form);
+	cr_assert_eq(chardevs_add(r->cs, &wrong, err, sizeof(err)), -ENOENT);
 	cr_assert_str_eq(err, "cannot open /nonexistent/x: No such file or directory");
-	r->dev = console_add(r->con, &spec, err, sizeof(err));
 	chardev_write(r->dev, (const u8 *)"serial", 6);
 	rig_end(r);
 	cr_assert_eq(read(fd, buf, sizeof(buf)), 6);
@@ -398,7 +490,7 @@ Test(console, a_file_gets_what_is_written)
 	unlink(path);
 }
 
-Test(console, a_slow_reader_loses_nothing)
+Test(chardev, a_slow_reader_loses_nothing)
 {
 	enum { TOTAL = 300000 };
 	static u8 data[TOTAL], got[TOTAL];
@@ -413,8 +505,9 @@ Test(console, a_slow_reader_loses_nothing)
 	cr_assert_eq(fcntl(out[1], F_SETFL, O_NONBLOCK), 0); /* EAGAIN, partial writes */
 	writer = fork();
 	if (!writer) {
-		r = rig_start(null, out[1], CHAR_STDIO);
+		r = rig_start(null, out[1], PLAIN);
 		chardev_write(r->dev, data, TOTAL);
+		chardevs_flush(r->cs, true);
 		_exit(console_stop(r->con) != CONSOLE_GOES_ON);
 	}
 	close(out[1]);
@@ -433,7 +526,7 @@ static int child_ends(struct pty *p, void (*how)(struct rig *r, struct pty *p))
 	int status;
 
 	if (!pid) {
-		struct rig *r = rig_start(p->slave, p->slave, CHAR_MON_STDIO);
+		struct rig *r = rig_start(p->slave, p->slave, MON);
 
 		if (modes(p->slave).c_lflag & ICANON)
 			_exit(99);
@@ -492,7 +585,7 @@ static void while_output_blocks(struct rig *r, struct pty *p)
 	by_orderly_sigterm(r, p);
 }
 
-Test(console, every_end_gives_the_terminal_back, .timeout = 30)
+Test(chardev, every_end_gives_the_terminal_back, .timeout = 30)
 {
 	static const struct {
 		const char *name;
@@ -524,19 +617,19 @@ Test(console, every_end_gives_the_terminal_back, .timeout = 30)
 	}
 }
 
-Test(console, an_ignored_hangup_stays_ignored)
+Test(chardev, an_ignored_hangup_stays_ignored)
 {
 	struct pty p = pty_open();
 	struct rig *r;
 
 	signal(SIGHUP, SIG_IGN); /* nohup */
-	r = rig_start(p.slave, p.slave, CHAR_STDIO);
+	r = rig_start(p.slave, p.slave, PLAIN);
 	raise(SIGHUP);
 	cr_assert_eq(console_stop(r->con), CONSOLE_GOES_ON);
 	rig_end(r);
 }
 
-Test(console, raw_again_after_a_stop)
+Test(chardev, raw_again_after_a_stop)
 {
 	struct pty p = pty_open();
 	pid_t pid = fork();
@@ -547,7 +640,7 @@ Test(console, raw_again_after_a_stop)
 
 		if (login_tty(dup(p.slave)))
 			_exit(1);
-		r = rig_start(0, 1, CHAR_STDIO);
+		r = rig_start(0, 1, PLAIN);
 		tcsetattr(0, TCSANOW, &p.before); /* as a shell does while we are stopped */
 		raise(SIGCONT);
 		status = modes(0).c_lflag & ICANON ? 2 : 0;
