@@ -101,10 +101,10 @@ static void mtree_space(const struct bus *bus, FILE *out, enum bus_space space, 
 	for (;;) {
 		const struct bus_range *next = NULL;
 
-		for (unsigned i = 0; i < bus->count; i++) {
+		for (unsigned i = 0; i < BUS_MAX_RANGES; i++) {
 			const struct bus_range *r = &bus->range[i].r;
 
-			if (r->space == space && (first || r->base > from) &&
+			if (r->len && r->space == space && (first || r->base > from) &&
 			    (!next || r->base < next->base))
 				next = r;
 		}
