@@ -3,6 +3,7 @@
  * the sanitizers say what else happens. The input is the image; its last bytes choose the requests.
  * Seeds: tests/fuzz/seeds_qcow2.
  */
+#define _GNU_SOURCE
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
