@@ -444,6 +444,11 @@ static void lapic_timer_update(struct lapic *l)
 	timer_arm(&l->timer, deadline);
 }
 
+void lapic_tsc_moved(struct lapic *l)
+{
+	lapic_timer_update(l);
+}
+
 static void lapic_timer_fire(void *opaque)
 {
 	struct lapic *l = opaque;

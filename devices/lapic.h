@@ -83,6 +83,9 @@ void lapic_message(void *l, u8 vector, unsigned delivery_mode, bool level, u32 d
 /* Pin LINT0 or LINT1 (n 0, 1); has the form of irq_line.set. */
 void lapic_set_lint(void *l, unsigned n, int level);
 
+/* The TSC has moved against the VM's clock: fit the timer to its deadline anew. */
+void lapic_tsc_moved(struct lapic *l);
+
 u64 lapic_cr8_get(const struct lapic *l);
 void lapic_cr8_set(struct lapic *l, u64 val); /* 0..15 */
 

@@ -9,7 +9,9 @@
 #include <string.h>
 
 #include "cmdline.h"
+#include "cmdline_char.h"
 #include "lowland.h"
+#include "netdevs.h"
 #include "plug.h"
 #include "ram.h"
 #include "step.h"
@@ -383,11 +385,6 @@ static int opt_vga(struct parser *p, const char *arg)
 	return only_none(p, arg);
 }
 
-static int opt_monitor(struct parser *p, const char *arg)
-{
-	return only_none(p, arg);
-}
-
 static int opt_parallel(struct parser *p, const char *arg)
 {
 	return only_none(p, arg);
@@ -398,53 +395,82 @@ static int opt_net(struct parser *p, const char *arg)
 	return only_none(p, arg);
 }
 
-static int opt_nic(struct parser *p, const char *arg)
+/* Checked now, made later: arg is kept. */
+static int keep_net(struct parser *p, const char *opt, const char *arg, const char **kept,
+		    unsigned *count)
 {
-	return only_none(p, arg);
-}
+	int ret = netdev_check(opt, arg, p->err, p->err_size);
 
-static int parse_char(struct parser *p, const char *arg, struct char_spec *spec)
-{
-	spec->path = after(arg, "file:");
-	if (!strcmp(arg, "none") || !strcmp(arg, "null"))
-		spec->kind = CHAR_NONE;
-	else if (!strcmp(arg, "stdio"))
-		spec->kind = CHAR_STDIO;
-	else if (!strcmp(arg, "mon:stdio"))
-		spec->kind = CHAR_MON_STDIO;
-	else if (spec->path && *spec->path)
-		spec->kind = CHAR_FILE;
-	else
-		return fail(p, "'%s' is none of stdio, mon:stdio, file:PATH, null, none", arg);
+	if (ret)
+		return ret;
+	if (*count == NETDEV_MAX)
+		return fail(p, "'%s': more than %d of these", arg, NETDEV_MAX);
+	kept[(*count)++] = arg;
 	return 0;
 }
 
-static bool is_stdio(const struct char_spec *spec)
+static int opt_netdev(struct parser *p, const char *arg)
 {
-	return spec->kind == CHAR_STDIO || spec->kind == CHAR_MON_STDIO;
+	return keep_net(p, "-netdev", arg, p->cfg->netdev, &p->cfg->netdev_count);
+}
+
+static int opt_nic(struct parser *p, const char *arg)
+{
+	return keep_net(p, "-nic", arg, p->cfg->nic, &p->cfg->nic_count);
+}
+
+static struct cmdline_err char_err(struct parser *p)
+{
+	return (struct cmdline_err){.opt = p->opt, .text = p->err, .size = p->err_size};
+}
+
+static int opt_chardev(struct parser *p, const char *arg)
+{
+	struct cmdline_err e = char_err(p);
+
+	return cmdline_chardev(p->cfg, arg, &e);
 }
 
 static int opt_serial(struct parser *p, const char *arg)
 {
-	struct config *cfg = p->cfg;
-	struct char_spec spec;
-	int ret = parse_char(p, arg, &spec);
+	struct cmdline_err e = char_err(p);
 
-	if (ret)
-		return ret;
-	if (cfg->serial_count == SERIAL_MAX)
-		return fail(p, "'%s': there are %d serial ports", arg, SERIAL_MAX);
-	for (unsigned i = 0; i < cfg->serial_count; i++)
-		if (is_stdio(&spec) && is_stdio(&cfg->serial[i]))
-			return fail(p, "'%s': another serial port has stdio", arg);
-	cfg->serial[cfg->serial_count++] = spec;
-	return 0;
+	return cmdline_serial(p->cfg, arg, &e);
 }
 
 static int opt_debugcon(struct parser *p, const char *arg)
 {
-	p->cfg->debugcon_present = true;
-	return parse_char(p, arg, &p->cfg->debugcon);
+	struct cmdline_err e = char_err(p);
+
+	return cmdline_debugcon(p->cfg, arg, &e);
+}
+
+static int opt_monitor(struct parser *p, const char *arg)
+{
+	struct cmdline_err e = char_err(p);
+
+	return cmdline_monitor(p->cfg, arg, false, false, &e);
+}
+
+static int opt_qmp(struct parser *p, const char *arg)
+{
+	struct cmdline_err e = char_err(p);
+
+	return cmdline_monitor(p->cfg, arg, true, false, &e);
+}
+
+static int opt_qmp_pretty(struct parser *p, const char *arg)
+{
+	struct cmdline_err e = char_err(p);
+
+	return cmdline_monitor(p->cfg, arg, true, true, &e);
+}
+
+static int opt_mon(struct parser *p, const char *arg)
+{
+	struct cmdline_err e = char_err(p);
+
+	return cmdline_mon(p->cfg, arg, &e);
 }
 
 static int device_debug_exit(struct parser *p, const char *arg)
@@ -500,6 +526,46 @@ static int opt_device(struct parser *p, const char *arg)
 	return 0;
 }
 
+static int add_drive(struct parser *p, const char *opt, const char *text, bool is_file)
+{
+	if (p->cfg->drive_count == DRIVE_MAX)
+		return fail(p, "'%s': more than %d drives", text, DRIVE_MAX);
+	p->cfg->drive[p->cfg->drive_count++] = (struct drive_spec){opt, text, is_file};
+	return 0;
+}
+
+static int opt_drive(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-drive", arg, false);
+}
+
+static int opt_hda(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-hda", arg, true);
+}
+
+static int opt_hdb(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-hdb", arg, true);
+}
+
+static int opt_hdc(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-hdc", arg, true);
+}
+
+static int opt_hdd(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-hdd", arg, true);
+}
+
+static int opt_snapshot(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->snapshot = true;
+	return 0;
+}
+
 static int opt_nodefaults(struct parser *p, const char *arg)
 {
 	(void)arg;
@@ -511,6 +577,61 @@ static int opt_no_reboot(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->cfg->no_reboot = true;
+	return 0;
+}
+
+static int opt_no_shutdown(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->no_shutdown = true;
+	return 0;
+}
+
+static int opt_action(struct parser *p, const char *arg)
+{
+	struct item it, value;
+
+	for (const char *list = arg; next_item(&list, &it);) {
+		bool reboot = item_value(&it, "reboot", &value);
+
+		if (!reboot && !item_value(&it, "shutdown", &value))
+			return fail(p, "'%.*s' is not in this version, only reboot= and shutdown=",
+				    it.len, it.text);
+		if (!item_is(&value, reboot ? "reset" : "poweroff") &&
+		    !item_is(&value, reboot ? "shutdown" : "pause"))
+			return fail(p, "'%.*s': it is %s", it.len, it.text,
+				    reboot ? "reset or shutdown" : "poweroff or pause");
+		if (reboot)
+			p->cfg->no_reboot = item_is(&value, "shutdown");
+		else
+			p->cfg->no_shutdown = item_is(&value, "pause");
+	}
+	return 0;
+}
+
+static int opt_stopped(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->stopped = true;
+	return 0;
+}
+
+static int opt_pidfile(struct parser *p, const char *arg)
+{
+	p->cfg->pidfile = arg;
+	return 0;
+}
+
+static int opt_uuid(struct parser *p, const char *arg)
+{
+	static const char form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+	size_t i = 0;
+
+	while (form[i] == 'x' ? isxdigit((unsigned char)arg[i]) : form[i] && arg[i] == form[i])
+		i++;
+	if (form[i] || arg[i])
+		return fail(p, "'%s' is no UUID", arg);
+	p->cfg->uuid = arg;
 	return 0;
 }
 
@@ -731,18 +852,17 @@ static int choose_engine(struct parser *p)
 
 static int finish(struct parser *p)
 {
+	struct cmdline_err e = char_err(p);
 	struct config *cfg = p->cfg;
+	int rc;
 
 	p->opt = NULL;
 	if (cfg->action != ACTION_RUN)
 		return 0;
 	if (!cfg->kernel)
 		return fail(p, "nothing to boot: give -kernel FILE (-help lists the options)");
-	if (!cfg->serial_count && !p->nodefaults) {
-		cfg->serial_count = 1;
-		cfg->serial[0].kind = p->nographic ? CHAR_MON_STDIO : CHAR_STDIO;
-	}
-	return choose_engine(p);
+	rc = cmdline_chars_finish(cfg, p->nographic, p->nodefaults, &e);
+	return rc ? rc : choose_engine(p);
 }
 
 int cmdline_parse(struct config *cfg, int argc, char *const *argv, char *err, size_t err_size)

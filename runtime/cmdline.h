@@ -7,6 +7,7 @@
 
 #include "base.h"
 #include "bt_run.h"
+#include "chardev_spec.h"
 
 enum config_action {
 	ACTION_RUN,
@@ -14,18 +15,6 @@ enum config_action {
 	ACTION_DEVICE_HELP,
 	ACTION_VERSION,
 	ACTION_CHECK_LOWLAND,
-};
-
-enum char_kind {
-	CHAR_NONE,      /* present, connected to nothing */
-	CHAR_STDIO,     /* Ctrl-C ends ringshift; escape keys if it is a terminal */
-	CHAR_MON_STDIO, /* Ctrl-C goes to the guest; escape keys always */
-	CHAR_FILE,      /* output only */
-};
-
-struct char_spec {
-	enum char_kind kind;
-	const char *path; /* CHAR_FILE */
 };
 
 enum cpu_model { CPU_HOST, CPU_MAX, CPU_QEMU64 };
@@ -45,8 +34,25 @@ enum stats_format { STATS_NONE, STATS_TEXT, STATS_JSON };
 /* -d: the engine's items are those of step.h (LOG_IN_ASM, ...); this one is for the machine's. */
 enum { LOG_GUEST_ERRORS = 16 };
 
-#define SERIAL_MAX 4
-#define DEVICE_MAX 64
+#define SERIAL_MAX     4
+#define DEVICE_MAX     64
+#define DRIVE_MAX      32
+#define NETDEV_MAX     16
+#define CHARDEV_MAX    16
+#define MON_MAX        8
+#define CHAR_USERS_MAX 4 /* of one character device that is shared */
+
+/* -drive's keys, or, with -hda, a file name. */
+struct drive_spec {
+	const char *opt, *text;
+	bool is_file;
+};
+
+/* A monitor: for people (readline) or programs (control, QMP). */
+struct mon_spec {
+	char chardev[CHAR_ID_MAX];
+	bool control, pretty;
+};
 
 /* Strings belong to argv. */
 struct config {
@@ -60,10 +66,19 @@ struct config {
 	enum cpu_model cpu;
 	bool acpi;
 	bool no_reboot;
-	unsigned serial_count; /* ports the machine has */
-	struct char_spec serial[SERIAL_MAX];
+	bool no_shutdown; /* a guest that powers off leaves a stopped VM */
+	bool stopped;     /* -S */
+	const char *pidfile;
+	const char *uuid; /* NULL: none */
+	unsigned chardev_count;
+	struct char_spec chardev[CHARDEV_MAX];
+	unsigned serial_count;                /* ports the machine has */
+	char serial[SERIAL_MAX][CHAR_ID_MAX]; /* their devices; empty: connected to nothing */
 	bool debugcon_present;
-	struct char_spec debugcon;
+	char debugcon[CHAR_ID_MAX];
+	bool mon_given; /* -monitor, -qmp or -mon, be it "none" */
+	unsigned mon_count;
+	struct mon_spec mon[MON_MAX];
 	struct {
 		bool present;
 		u16 iobase;
@@ -71,6 +86,11 @@ struct config {
 	} debug_exit;
 	const char *device[DEVICE_MAX]; /* what plug.h makes, as given */
 	unsigned device_count;
+	struct drive_spec drive[DRIVE_MAX]; /* drive.h */
+	unsigned drive_count;
+	bool snapshot; /* of all drives: what is written is forgotten */
+	const char *netdev[NETDEV_MAX], *nic[NETDEV_MAX]; /* what netdevs.h makes, as given */
+	unsigned netdev_count, nic_count;
 	const struct plug_type *device_help; /* ACTION_DEVICE_HELP: of one type, NULL: all */
 	unsigned log_items;
 	const char *log_file; /* NULL: stderr */

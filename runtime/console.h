@@ -1,28 +1,25 @@
 /*
- * The host's side of the guest's serial ports: the terminal (or whatever stdin and stdout are) and
- * output files. See console.c.
+ * The process's terminal, its signals, and why the VM is asked to end. See console.c; the bytes are
+ * chardev.c's.
  */
 #ifndef RINGSHIFT_CONSOLE_H
 #define RINGSHIFT_CONSOLE_H
 
 #include "base.h"
-#include "chardev.h"
-#include "cmdline.h"
 
 struct console;
 
 /* Why the VM is asked to end. */
 enum console_stop {
 	CONSOLE_GOES_ON,
-	CONSOLE_QUIT,   /* Ctrl-a x */
+	CONSOLE_QUIT,   /* Ctrl-a x, or a monitor's quit */
 	CONSOLE_SIGNAL, /* SIGTERM and the like; see console_die_of_signal */
 	CONSOLE_FAILED, /* output is gone: console_error says how */
 };
 
 struct console_host {
-	int in, out; /* descriptors, 0 and 1 but for tests */
-	/* Make the vCPU thread call console_poll and console_stop soon, also if it sleeps. Called
-	 * from any thread and from signal handlers: must be async-signal-safe. */
+	/* Make the vCPU thread look at console_stop soon, also if it sleeps. Called from any thread
+	 * and from signal handlers: must be async-signal-safe. */
 	void (*kick)(void *opaque);
 	void *opaque;
 };
@@ -30,27 +27,33 @@ struct console_host {
 /* Negative errno on failure. */
 MUST_CHECK int console_create(struct console **con, const struct console_host *host);
 
-/* Make a back end. It belongs to the console; the caller fills in the front end's part. NULL, with
- * a line of text in err, if the file cannot be opened. */
-struct chardev *console_add(struct console *con, const struct char_spec *spec, char *err,
-			    size_t err_size);
-
-/*
- * Begin: catch signals and, if a back end is stdio, make a terminal raw and start the input thread.
- * The front ends must be connected. Negative errno on failure.
- */
+/* Catch signals. Negative errno on failure. */
 MUST_CHECK int console_start(struct console *con);
 
-/* Hand input that has arrived to the front end. vCPU thread, device lock held. */
-void console_poll(struct console *con);
+/*
+ * Make a terminal raw, as a serial line is: no echo, no line editing, no translation of input.
+ * Output is translated as before, so that messages on stderr keep their shape. signals: Ctrl-C and
+ * Ctrl-\ keep their meaning for the host, as in QEMU; Ctrl-Z goes to the guest in any case. After
+ * console_start, once. False if fd is no terminal.
+ */
+bool console_take_terminal(struct console *con, int fd, bool signals);
 
 /* Has the VM to end? Any thread. */
 enum console_stop console_stop(const struct console *con);
 
+/* Ask for it; the first reason counts. Any thread, async-signal-safe. */
+void console_request_stop(struct console *con, enum console_stop why);
+
+/* The same, since output to `where` failed. vCPU thread. */
+void console_fail(struct console *con, const char *where, int error);
+
+/* Readable once the VM is to end. */
+int console_stop_fd(const struct console *con);
+
 /* After CONSOLE_FAILED: one line of text. */
 void console_error(const struct console *con, char *err, size_t err_size);
 
-/* Stop the input thread, restore the terminal and the signals, close files, free all. */
+/* Restore the terminal and the signals, free all. */
 void console_destroy(struct console *con);
 
 /* Give a terminal back as it was found. Async-signal-safe, may be called at any time. For handlers

@@ -19,8 +19,11 @@
 
 #include "acpi_tables.h"
 #include "bt_run.h"
+#include "drive.h"
 #include "loader.h"
 #include "lowland.h"
+#include "monitor.h"
+#include "netdevs.h"
 #include "plug.h"
 #include "step.h"
 #include "symbols.h"
@@ -41,8 +44,9 @@ u64 vm_tsc(void *opaque)
 u64 vm_now(void *opaque)
 {
 	const struct vm *vm = opaque;
+	u64 tsc = vm->state == VM_RUNNING ? __rdtsc() : vm->tsc_stopped;
 
-	return muldiv64(__rdtsc() - vm->tsc_start, 1000000, vm->tsc_khz);
+	return muldiv64(tsc - vm->tsc_start, 1000000, vm->tsc_khz);
 }
 
 /* In a handler on the vCPU thread; a sleeping one is woken by the signal itself. */
@@ -172,12 +176,12 @@ static void lapic_nmi(void *opaque)
 
 static void request_power_off(void *vm)
 {
-	vm_request(vm, VM_POWER_OFF);
+	vm_request(vm, VM_POWER_OFF, true);
 }
 
 static void request_reset(void *vm)
 {
-	vm_request(vm, VM_RESET);
+	vm_request(vm, VM_RESET, true);
 }
 
 static void request_exit(void *opaque, int status)
@@ -185,7 +189,7 @@ static void request_exit(void *opaque, int status)
 	struct vm *vm = opaque;
 
 	vm->stop_status = status;
-	vm_request(vm, VM_EXIT_STATUS);
+	vm_request(vm, VM_EXIT_STATUS, true);
 }
 
 /* --- what the CPU asks --- */
@@ -423,6 +427,15 @@ static void dma_wrote(void *opaque, gpa_t gpa, u64 len)
 	ram_note_write(&vm->ram, gpa, len);
 }
 
+static void dma_discard_pages(void *opaque, gpa_t gpa, u64 len)
+{
+	struct vm *vm = opaque;
+	gpa_t start = ALIGN_UP(gpa, PAGE_SIZE), end = ALIGN_DOWN(gpa + len, PAGE_SIZE);
+
+	if (end > start && start >= gpa && !ram_discard(&vm->ram, start, end - start))
+		vm->stats.n[STAT_ram_discarded] += (end - start) / PAGE_SIZE;
+}
+
 static void *aio_spawn(void *(*fn)(void *), void *arg)
 {
 	struct lowland_thread *t = malloc(sizeof(*t));
@@ -457,17 +470,20 @@ static int init_ports(struct vm *vm, char *err, size_t errlen)
 					    .q = &vm->timers,
 					    .stats = &vm->stats};
 
-		uc.chr = console_add(vm->console, &cfg->serial[i], err, errlen);
-		if (!uc.chr)
-			return -EINVAL;
-
+		if (*cfg->serial[i]) {
+			uc.chr = chardevs_attach(vm->chardevs, cfg->serial[i], true, err, errlen);
+			if (!uc.chr)
+				return -EINVAL;
+		}
 		ns16550_init(&vm->uart[i], &uc);
 		rc = ns16550_register(&vm->uart[i], &vm->bus);
 	}
 	if (!rc && cfg->debugcon_present) {
-		struct chardev *chr = console_add(vm->console, &cfg->debugcon, err, errlen);
+		struct chardev *chr = NULL;
 
-		if (!chr)
+		if (*cfg->debugcon)
+			chr = chardevs_attach(vm->chardevs, cfg->debugcon, false, err, errlen);
+		if (*cfg->debugcon && !chr)
 			return -EINVAL;
 		debugcon_init(&vm->debugcon, chr);
 		rc = debugcon_register(&vm->debugcon, &vm->bus);
@@ -610,7 +626,8 @@ static int init_cpu(struct vm *vm, char *err, size_t errlen)
 	int rc;
 
 	vm->tsc_khz = tsc_calibrate_khz();
-	vm->tsc_start = __rdtsc();
+	vm->tsc_start = vm->tsc_stopped = __rdtsc();
+	vm->state = vm->cfg->stopped ? VM_PRELAUNCH : VM_RUNNING;
 	cpuid_model_init(&vm->cpuid, vm->cfg->cpu == CPU_QEMU64 ? CPU_MODEL_QEMU64 : CPU_MODEL_HOST,
 			 &host, vm->tsc_khz, LAPIC_BUS_KHZ);
 	mmu_init(&c->mmu, &vm->ram, &vm->stats, vm->cpuid.maxphyaddr);
@@ -659,6 +676,19 @@ static int init_symbols(struct vm *vm, char *err, size_t errlen)
 	return 0;
 }
 
+static int init_chardevs(struct vm *vm, char *err, size_t errlen)
+{
+	const struct chardevs_host host = {
+	    .aio = vm->aio, .con = vm->console, .stats = &vm->stats, .in = 0, .out = 1};
+	int rc = chardevs_create(&vm->chardevs, &host);
+
+	if (rc)
+		snprintf(err, errlen, "out of memory");
+	for (unsigned i = 0; !rc && i < vm->cfg->chardev_count; i++)
+		rc = chardevs_add(vm->chardevs, &vm->cfg->chardev[i], err, errlen);
+	return rc;
+}
+
 static void kick(void *vm)
 {
 	vm_kick(vm);
@@ -666,7 +696,7 @@ static void kick(void *vm)
 
 int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 {
-	const struct console_host host = {.in = 0, .out = 1, .kick = kick, .opaque = vm};
+	const struct console_host host = {.kick = kick, .opaque = vm};
 	const struct aio_host aio_host = {
 	    .spawn = aio_spawn, .join = aio_join, .kick = kick, .opaque = vm};
 	int rc;
@@ -688,7 +718,10 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	vm->ram_made = true;
 	bus_init(&vm->bus, &vm->stats);
 	timerq_init(&vm->timers, vm_now, vm, &vm->stats);
-	vm->dma = (struct dma){.ptr = dma_ram, .written = dma_wrote, .opaque = vm};
+	vm->dma = (struct dma){.ptr = dma_ram,
+			       .written = dma_wrote,
+			       .discard = dma_discard_pages,
+			       .opaque = vm};
 	rc = init_cpu(vm, err, errlen);
 	if (rc)
 		return rc;
@@ -711,17 +744,27 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 		return rc;
 	}
 	vm->timers.rearm = rearm;
-	rc = init_ports(vm, err, errlen);
-	return rc ? rc : plug_devices(vm, err, errlen);
+	rc = init_chardevs(vm, err, errlen);
+	rc = rc ? rc : init_ports(vm, err, errlen);
+	rc = rc ? rc : drive_open_all(vm, err, errlen);
+	rc = rc ? rc : netdevs_create(vm, err, errlen);
+	rc = rc ? rc : plug_devices(vm, err, errlen);
+	rc = rc ? rc : drive_plug_all(vm, err, errlen);
+	rc = rc ? rc : nics_create(vm, err, errlen);
+	return rc ? rc : monitors_create(&vm->monitors, vm, err, errlen);
 }
 
 void vm_destroy(struct vm *vm)
 {
 	if (vm->host_timer_made)
 		timer_delete(vm->host_timer);
+	plug_destroy(vm);
+	drive_close_all(vm);
+	netdevs_destroy(vm);
+	monitors_destroy(vm->monitors);
+	chardevs_destroy(vm->chardevs);
 	if (vm->console)
 		console_destroy(vm->console);
-	plug_destroy(vm);
 	aio_destroy(vm->aio);
 	user_free(vm->user);
 	if (vm->cpu)

@@ -19,6 +19,7 @@
 
 #define SYSTEM_TIME_ENABLE 1u
 #define PVCLOCK_TSC_STABLE 1u
+#define PVCLOCK_STOPPED    2u /* the guest clears it when it has seen it */
 #define MEASURE_NS         20000000ull
 #define CHECK_NS           2000000ull
 #define BRACKETS           16u
@@ -79,16 +80,26 @@ static void publish(struct pvclock *p, gpa_t gpa, void *structure, u32 len)
 	BUG_ON(ram_write(p->ram, gpa, version, sizeof(*version)));
 }
 
-void pvclock_refresh(struct pvclock *p)
+static void fill_time(struct pvclock *p, u8 flags)
 {
 	struct pvclock_time t = {
-	    .tsc_to_system_mul = p->mul, .tsc_shift = p->shift, .flags = PVCLOCK_TSC_STABLE};
+	    .tsc_to_system_mul = p->mul, .tsc_shift = p->shift, .flags = flags};
 
 	if (!(p->system_time & SYSTEM_TIME_ENABLE))
 		return;
 	t.tsc_timestamp = p->tsc(p->opaque);
 	t.system_time = p->now(p->opaque);
 	publish(p, p->system_time & ~1ull, &t, sizeof(t));
+}
+
+void pvclock_refresh(struct pvclock *p)
+{
+	fill_time(p, PVCLOCK_TSC_STABLE);
+}
+
+void pvclock_resume(struct pvclock *p)
+{
+	fill_time(p, PVCLOCK_TSC_STABLE | PVCLOCK_STOPPED);
 }
 
 static void fill_wall(struct pvclock *p)

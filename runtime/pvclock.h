@@ -37,6 +37,8 @@ MUST_CHECK int pvclock_set_msr(struct pvclock *p, u32 index, u64 val);
 /* Fill the time structure anew from the clocks, if there is one: after the VM clock has moved
  * against the TSC (host suspend). CPU thread. */
 void pvclock_refresh(struct pvclock *p);
+/* The same after the VM was stopped, with a mark for the guest that it was. */
+void pvclock_resume(struct pvclock *p);
 
 /* Frequency of the host's TSC: from CPUID if that is credible, else measured (takes 20 ms). */
 u64 tsc_calibrate_khz(void);

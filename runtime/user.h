@@ -17,6 +17,9 @@ struct user;
 MUST_CHECK int user_init(struct user **out, struct cpu *c, bool fast, char *err, size_t errlen);
 void user_free(struct user *u);
 
+/* The spaces there are, one a line. */
+void user_print(const struct user *u, FILE *out);
+
 /* For cpu_ops. */
 bool user_run(struct user *u);
 void user_fetch_vec(struct user *u);

@@ -13,7 +13,10 @@
 
 #include "exit_status.h"
 #include "lowland.h"
+#include "monitor.h"
+#include "pidfile.h"
 #include "report.h"
+#include "runstate.h"
 #include "step.h"
 #include "thunk.h"
 #include "vm.h"
@@ -30,11 +33,13 @@ void vm_kick(struct vm *vm)
 	errno = saved;
 }
 
-void vm_request(struct vm *vm, enum vm_stop stop)
+void vm_request(struct vm *vm, enum vm_stop stop, bool by_guest)
 {
 	/* The first one counts: a guest that powers off and then resets has powered off. */
-	if (vm->stop == VM_RUNS)
+	if (vm->stop == VM_GOES_ON) {
 		vm->stop = stop;
+		vm->stop_by_guest = by_guest;
+	}
 	atomic_store_explicit(&vm->cpu->attention, 1, memory_order_relaxed);
 }
 
@@ -48,9 +53,10 @@ static void look_at_events(struct vm *vm)
 {
 	atomic_store_explicit(&vm->cpu->attention, 0, memory_order_release);
 	atomic_thread_fence(memory_order_seq_cst);
-	timerq_run(&vm->timers);
-	vm->timers.rearm(vm->timers.opaque, timerq_next(&vm->timers));
-	console_poll(vm->console);
+	if (vm_runs(vm)) {
+		timerq_run(&vm->timers);
+		vm->timers.rearm(vm->timers.opaque, timerq_next(&vm->timers));
+	}
 	aio_run(vm->aio);
 }
 
@@ -60,73 +66,47 @@ static void report(struct vm *vm, const char *what)
 	cpu_dump(vm->cpu, stderr);
 }
 
-/* True: the VM goes on. */
-static bool obey_stop(struct vm *vm, int *status)
+/* Run the guest for a while. False: it cannot go on, for that status. */
+static bool run_guest(struct vm *vm, int *status)
 {
-	char err[512];
+	struct cpu *c = vm->cpu;
+	u64 left = vm->cfg->max_insns - c->insns;
 
-	switch (vm->stop) {
-	case VM_RUNS: return true;
-	case VM_POWER_OFF: *status = STATUS_OK; return false;
-	case VM_EXIT_STATUS: *status = vm->stop_status & 0xff; return false;
-	case VM_RESET: break;
+	switch (step_run(c, vm->cfg->max_insns == ~0ull ? ~0ull : left)) {
+	case EXIT_HLT: wait_for_event(vm); return true;
+	case EXIT_ATTENTION: return true;
+	case EXIT_BUDGET: *status = STATUS_LIMIT; break;
+	case EXIT_TRIPLE_FAULT:
+		report(vm, "triple fault: the guest's CPU shut down");
+		*status = STATUS_TRIPLE_FAULT;
+		break;
+	case EXIT_UNSUPPORTED:
+		fprintf(stderr, "\r\nringshift: unsupported: %s\n", c->unsupported);
+		cpu_dump(c, stderr);
+		*status = STATUS_UNSUPPORTED;
+		break;
 	}
-	*status = STATUS_OK;
-	if (vm->cfg->no_reboot)
-		return false;
-	vm->stop = VM_RUNS;
-	if (vm_boot(vm, err, sizeof(err)) == 0)
-		return true;
-	report_error(err);
-	*status = STATUS_ERROR;
-	return false;
-}
-
-static bool obey_console(struct vm *vm, int *status)
-{
-	char err[256];
-
-	switch (console_stop(vm->console)) {
-	case CONSOLE_GOES_ON: return true;
-	case CONSOLE_QUIT:
-	case CONSOLE_SIGNAL: *status = STATUS_OK; return false;
-	case CONSOLE_FAILED: break;
-	}
-	console_error(vm->console, err, sizeof(err));
-	report_error(err);
-	*status = STATUS_ERROR;
+	vm_tell_end(vm, true, *status == STATUS_TRIPLE_FAULT ? "guest-panic" : "host-error");
 	return false;
 }
 
 int vcpu_run(struct vm *vm)
 {
-	struct cpu *c = vm->cpu;
 	int status = STATUS_OK;
 
-	for (;;) {
-		u64 left = vm->cfg->max_insns - c->insns;
-
-		switch (step_run(c, vm->cfg->max_insns == ~0ull ? ~0ull : left)) {
-		case EXIT_HLT: wait_for_event(vm); break;
-		case EXIT_ATTENTION: break;
-		case EXIT_BUDGET: return STATUS_LIMIT;
-		case EXIT_TRIPLE_FAULT:
-			report(vm, "triple fault: the guest's CPU shut down");
-			return STATUS_TRIPLE_FAULT;
-		case EXIT_UNSUPPORTED:
-			fprintf(stderr, "\r\nringshift: unsupported: %s\n", c->unsupported);
-			cpu_dump(c, stderr);
-			return STATUS_UNSUPPORTED;
-		}
+	do {
+		if (!vm_runs(vm))
+			wait_for_event(vm);
+		else if (!run_guest(vm, &status))
+			break;
 		look_at_events(vm);
-		if (!obey_console(vm, &status) || !obey_stop(vm, &status))
-			return status;
-	}
+	} while (vm_obey(vm, &status));
+	return status;
 }
 
 /* --- the whole program --- */
 
-static void print_stats(const struct vm *vm)
+void vm_print_stats(const struct vm *vm, FILE *out, bool json)
 {
 	static const struct {
 		const char *name, *help;
@@ -135,23 +115,20 @@ static void print_stats(const struct vm *vm)
 #include "stats.def"
 #undef STAT
 	};
-	bool json = vm->cfg->stats == STATS_JSON;
 	unsigned i;
 
-	if (vm->cfg->stats == STATS_NONE)
-		return;
 	for (i = 0; i < STAT_COUNT; i++) {
 		unsigned long long n = vm->stats.n[i];
 
 		if (json)
-			fprintf(stderr, "%s\"%s\": %llu", i ? ", " : "{", stat[i].name, n);
+			fprintf(out, "%s\"%s\": %llu", i ? ", " : "{", stat[i].name, n);
 		else
-			fprintf(stderr, "%16llu  %s (%s)\n", n, stat[i].help, stat[i].name);
+			fprintf(out, "%16llu  %s (%s)\n", n, stat[i].help, stat[i].name);
 	}
 	if (json)
-		fprintf(stderr, "}\n");
+		fprintf(out, "}\n");
 	else if (vm->cpu && vm->cpu->engine)
-		engine_print_callouts(vm->cpu, stderr);
+		engine_print_callouts(vm->cpu, out);
 }
 
 /* BUG_ON and crashes (bt/thunk_fault.c) end here: give the terminal back and say where the guest
@@ -224,6 +201,27 @@ static int run_vcpu(struct vm *vm)
 	return status;
 }
 
+/* From a machine that is built to its end; the exit status. */
+static int run_program(struct vm *vm, char *err, size_t errlen)
+{
+	int rc = console_start(vm->console), status;
+
+	catch_abort(vm);
+	if (rc)
+		snprintf(err, errlen, "cannot start the console: %s", strerror(-rc));
+	if (rc || chardevs_start(vm->chardevs, err, errlen) ||
+	    pidfile_write(vm->cfg, err, errlen)) {
+		report_error(err);
+		return STATUS_ERROR;
+	}
+	status = run_vcpu(vm);
+	monitors_flush(vm->monitors);
+	chardevs_flush(vm->chardevs,
+		       console_stop(vm->console) == CONSOLE_GOES_ON && vm->stop != VM_QUIT);
+	pidfile_remove(vm->cfg);
+	return status;
+}
+
 int vm_main(const struct config *cfg)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
@@ -236,21 +234,13 @@ int vm_main(const struct config *cfg)
 	}
 	catch_abort(vm);
 	if (vm_init(vm, cfg, err, sizeof(err)) || vm_boot(vm, err, sizeof(err)) ||
-	    lowland_check(err, sizeof(err))) {
+	    lowland_check(err, sizeof(err)))
 		report_error(err);
-	} else {
-		int rc = console_start(vm->console);
-
-		catch_abort(vm);
-		if (rc)
-			fprintf(stderr, "ringshift: cannot start the console: %s\n", strerror(-rc));
-		else
-			status = run_vcpu(vm);
-	}
-	if (vm->console)
-		console_destroy(vm->console);
-	vm->console = NULL;
-	print_stats(vm);
+	else
+		status = run_program(vm, err, sizeof(err));
+	console_restore_terminal();
+	if (cfg->stats != STATS_NONE)
+		vm_print_stats(vm, stderr, cfg->stats == STATS_JSON);
 	vm_of_abort = NULL;
 	vm_destroy(vm);
 	free(vm);

@@ -11,6 +11,7 @@
 #include "acpi_pm.h"
 #include "aio.h"
 #include "bus.h"
+#include "chardevs.h"
 #include "cmdline.h"
 #include "console.h"
 #include "cpu.h"
@@ -32,7 +33,10 @@
 #include "user.h"
 
 /* What the guest, or the user, asked for; looked at between instructions. */
-enum vm_stop { VM_RUNS, VM_POWER_OFF, VM_RESET, VM_EXIT_STATUS };
+enum vm_stop { VM_GOES_ON, VM_POWER_OFF, VM_RESET, VM_QUIT, VM_EXIT_STATUS };
+
+/* runstate.c: in all but the first the CPU and the VM's clock stand still. */
+enum vm_state { VM_RUNNING, VM_PRELAUNCH, VM_PAUSED, VM_SHUT_DOWN };
 
 struct vm {
 	struct cpu *cpu; /* aligned for vector loads, so not embedded */
@@ -56,21 +60,29 @@ struct vm {
 	struct debug_exit debug_exit;
 	struct debugcon debugcon;
 	struct console *console;
+	struct chardevs *chardevs;
+	struct monitors *monitors;
 	gpa_t rsdp; /* 0: no ACPI */
 
+	struct drive *drives;    /* of the command line (drive.h), in its order */
+	struct netdev *netdevs;  /* network back ends (netdevs.h), the last one first */
+	unsigned nics;           /* network cards made */
 	struct plugged *plugged; /* devices of the command line (plug.h), the last one first */
 	struct user *user;       /* NULL: ring 3 is stepped */
 	struct cpuid_model cpuid;
 	struct msr_state msrs;
 	struct pvclock clock;
-	u64 tsc_khz, tsc_start; /* host TSC when the VM's clock was 0 */
+	u64 tsc_khz, tsc_start; /* host TSC when the VM's clock was 0, were it never stopped */
+	u64 tsc_stopped;        /* unless the state is VM_RUNNING: host TSC when it stopped */
 
 	timer_t host_timer;
 	pid_t vcpu_tid;
 	bool host_timer_made, ram_made;
 	_Atomic u64 armed; /* deadline the host timer is set for, 0: none (its signal clears it) */
 
+	enum vm_state state;
 	enum vm_stop stop;
+	bool stop_by_guest;
 	int stop_status; /* VM_EXIT_STATUS */
 	FILE *log;
 	struct symbols *symbols;
@@ -87,8 +99,11 @@ MUST_CHECK int vm_boot(struct vm *vm, char *err, size_t errlen);
 /* Run until the end; the process's exit status. */
 int vcpu_run(struct vm *vm);
 
-/* Ask for an end, from a device. */
-void vm_request(struct vm *vm, enum vm_stop stop);
+/* Ask for an end, from a device or (by_guest false) a monitor. The first one counts. */
+void vm_request(struct vm *vm, enum vm_stop stop, bool by_guest);
+
+/* The counters, one a line or (json) as an object. */
+void vm_print_stats(const struct vm *vm, FILE *out, bool json);
 
 /* Make the vCPU thread leave the guest and look at events. Any thread, async-signal-safe. */
 void vm_kick(struct vm *vm);

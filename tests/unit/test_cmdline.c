@@ -41,6 +41,14 @@ static struct config good(const char *line)
 	return p.cfg;
 }
 
+/* The first serial port shares the terminal with a monitor. */
+static bool is_mon_stdio(const struct config *c)
+{
+	return c->chardev_count == 1 && c->chardev[0].kind == CHAR_STDIO && c->chardev[0].mux &&
+	       !c->chardev[0].signal && !strcmp(c->serial[0], c->chardev[0].id) &&
+	       c->mon_count == 1 && !strcmp(c->mon[0].chardev, c->serial[0]) && !c->mon[0].control;
+}
+
 Test(cmdline, defaults)
 {
 	struct config c = good("-kernel k");
@@ -59,7 +67,8 @@ Test(cmdline, defaults)
 	cr_assert(c.acpi);
 	cr_assert_not(c.no_reboot);
 	cr_assert_eq(c.serial_count, 1);
-	cr_assert_eq(c.serial[0].kind, CHAR_STDIO);
+	cr_assert_eq(c.chardev[0].kind, CHAR_STDIO);
+	cr_assert_eq(c.mon_count, 0);
 	cr_assert_not(c.debugcon_present);
 	cr_assert_not(c.debug_exit.present);
 	cr_assert_eq(c.log_items, 0);
@@ -83,7 +92,7 @@ Test(cmdline, a_whole_qemu_command)
 	cr_assert_eq(c.cpu, CPU_MAX);
 	cr_assert(c.no_reboot);
 	cr_assert_eq(c.serial_count, 1);
-	cr_assert_eq(c.serial[0].kind, CHAR_MON_STDIO);
+	cr_assert(is_mon_stdio(&c));
 }
 
 Test(cmdline, one_dash_two_dashes_or_equals)
@@ -161,22 +170,102 @@ Test(cmdline, serial_ports)
 	struct config c = good("-kernel k -nographic");
 
 	cr_assert_eq(c.serial_count, 1);
-	cr_assert_eq(c.serial[0].kind, CHAR_MON_STDIO);
+	cr_assert(is_mon_stdio(&c));
 	cr_assert_eq(good("-kernel k -nodefaults").serial_count, 0);
 	cr_assert_eq(good("-kernel k -nodefaults -nographic").serial_count, 0);
 	c = good("-kernel k -nographic -serial null");
 	cr_assert_eq(c.serial_count, 1);
-	cr_assert_eq(c.serial[0].kind, CHAR_NONE);
+	cr_assert_eq(c.chardev[0].kind, CHAR_NULL);
 	c = good("-kernel k -serial file:a,b -serial stdio -serial none");
 	cr_assert_eq(c.serial_count, 3);
-	cr_assert_eq(c.serial[0].kind, CHAR_FILE);
-	cr_assert_str_eq(c.serial[0].path, "a,b");
-	cr_assert_eq(c.serial[1].kind, CHAR_STDIO);
-	cr_assert_eq(c.serial[2].kind, CHAR_NONE);
+	cr_assert_eq(c.chardev[0].kind, CHAR_FILE);
+	cr_assert_str_eq(c.chardev[0].path, "a,b");
+	cr_assert_str_eq(c.serial[0], "serial0");
+	cr_assert_eq(c.chardev[1].kind, CHAR_STDIO);
+	cr_assert_str_eq(c.serial[1], "serial1");
+	cr_assert_str_empty(c.serial[2]);
 	c = good("-kernel k -debugcon file:log");
 	cr_assert(c.debugcon_present);
-	cr_assert_str_eq(c.debugcon.path, "log");
-	cr_assert_eq(good("-kernel k -debugcon stdio").debugcon.kind, CHAR_STDIO);
+	cr_assert_str_eq(c.debugcon, "debugcon");
+	cr_assert_str_eq(c.chardev[0].path, "log");
+	/* It only writes, and shares. */
+	c = good("-kernel k -serial mon:stdio -debugcon stdio");
+	cr_assert_str_eq(c.debugcon, "serial0");
+}
+
+Test(cmdline, who_has_the_terminal)
+{
+	struct config c = good("-kernel k -nographic -monitor none");
+
+	cr_assert_eq(c.chardev[0].kind, CHAR_STDIO);
+	cr_assert_not(c.chardev[0].mux);
+	cr_assert(c.chardev[0].signal);
+	cr_assert_eq(c.mon_count, 0);
+	c = good("-kernel k -monitor stdio");
+	cr_assert_eq(c.serial_count, 1);
+	cr_assert_str_empty(c.serial[0], "the monitor has it");
+	cr_assert_str_eq(c.mon[0].chardev, "compat_monitor0");
+	c = good("-kernel k -chardev stdio,id=con,mux=on -serial chardev:con -mon con");
+	cr_assert_str_eq(c.serial[0], "con");
+	cr_assert_str_eq(c.mon[0].chardev, "con");
+}
+
+Test(cmdline, chardevs)
+{
+	struct config c = good("-kernel k -chardev socket,id=q,path=/a,,b,server=on,wait=off "
+			       "-mon chardev=q,mode=control,pretty=on");
+
+	cr_assert_eq(c.chardev[0].kind, CHAR_SOCKET);
+	cr_assert_str_eq(c.chardev[0].path, "/a,b");
+	cr_assert(c.chardev[0].server);
+	cr_assert_not(c.chardev[0].wait);
+	cr_assert(c.mon[0].control && c.mon[0].pretty);
+	c = good("-kernel k -qmp unix:/q,server,nowait -serial tcp:[::1]:99 -serial tcp:1.2.3.4:5");
+	cr_assert(c.chardev[0].server);
+	cr_assert_not(c.chardev[0].wait);
+	cr_assert(c.mon[0].control);
+	cr_assert_str_eq(c.chardev[1].host, "::1");
+	cr_assert_eq(c.chardev[1].port, 99);
+	cr_assert_not(c.chardev[1].server);
+	cr_assert_str_eq(c.chardev[2].host, "1.2.3.4");
+	cr_assert(good("-kernel k -qmp unix:/q,server").chardev[0].wait, "as in QEMU");
+	c = good("-kernel k -chardev ringbuf,id=r,size=4096 -chardev pty,id=p -chardev null,id=n "
+		 "-chardev pipe,id=f,path=/p -chardev file,id=g,path=/g,append=on "
+		 "-chardev socket,id=s,host=localhost,port=1,reconnect=2");
+	cr_assert_eq(c.chardev[0].size, 4096);
+	cr_assert(c.chardev[4].append);
+	cr_assert_eq(c.chardev[5].reconnect, 2);
+}
+
+Test(cmdline, how_it_runs_and_ends)
+{
+	struct config c = good("-kernel k -S -pidfile p -no-shutdown "
+			       "-uuid 12345678-9abc-def0-1234-56789abcdef0");
+
+	cr_assert(c.stopped && c.no_shutdown);
+	cr_assert_str_eq(c.pidfile, "p");
+	cr_assert_str_eq(c.uuid, "12345678-9abc-def0-1234-56789abcdef0");
+	c = good("-kernel k -action reboot=shutdown,shutdown=pause");
+	cr_assert(c.no_reboot && c.no_shutdown);
+	c = good("-kernel k -no-reboot -no-shutdown -action reboot=reset,shutdown=poweroff");
+	cr_assert_not(c.no_reboot || c.no_shutdown);
+}
+
+Test(cmdline, devices)
+{
+	struct config c = good("-kernel k -device virtio-rng-pci,addr=3 -device virtio-rng");
+
+	cr_expect_eq(c.device_count, 2);
+	cr_expect_str_eq(c.device[0], "virtio-rng-pci,addr=3");
+	cr_expect_str_eq(c.device[1], "virtio-rng");
+	c = good("-device driver=virtio-rng-pci-non-transitional -kernel k");
+	cr_expect_eq(c.device_count, 1);
+	c = good("-device help");
+	cr_expect_eq(c.action, ACTION_DEVICE_HELP);
+	cr_expect_null(c.device_help);
+	c = good("-device virtio-rng,help");
+	cr_expect_eq(c.action, ACTION_DEVICE_HELP);
+	cr_expect_not_null(c.device_help);
 }
 
 Test(cmdline, debug_exit)
@@ -234,7 +323,7 @@ Test(cmdline, refusals_name_what_they_refuse)
 	    {"--", "--: unknown option"},
 	    {"-kernel", "-kernel: needs a value: FILE"},
 	    {"-kernel k -m", "-m: needs a value"},
-	    {"-hda disk", "-hda: unknown option"},
+	    {"-cdrom disk", "-cdrom: unknown option"},
 	    {"--frobnicate=3", "--frobnicate: unknown option"},
 	    {"-enable-kvm -kernel k", "-enable-kvm: unknown option"},
 	    {"-Kernel k", "-Kernel: unknown option"},
@@ -276,12 +365,33 @@ Test(cmdline, refusals_name_what_they_refuse)
 	    {"-boot order=c", "-boot: 'order=c' is not in this version"},
 	    {"-display gtk", "-display: 'gtk' is not in this version"},
 	    {"-vga std", "-vga: 'std' is not in this version"},
-	    {"-serial tcp::4444", "-serial: 'tcp::4444' is none of stdio"},
+	    {"-serial tcp:host.example:4444", "-serial: host=host.example: names are not looked"},
+	    {"-serial telnet::4444,server", "-serial: 'telnet::4444,server' is not in this version"},
+	    {"-serial tcp::4444,telnet=on", "-serial: telnet=on is not in this version"},
+	    {"-serial smoke", "-serial: 'smoke' is none of stdio, pty"},
+	    {"-kernel k -serial chardev:x", "-serial: there is no character device 'x'"},
+	    {"-chardev null", "-chardev: id= is missing"},
+	    {"-chardev null,id=a -chardev null,id=a", "-chardev: 'a' is there already"},
+	    {"-chardev null,id=4", "-chardev: '4' is no id"},
+	    {"-chardev vc,id=a", "-chardev: 'vc' is none of null, stdio"},
+	    {"-chardev file,id=a", "-chardev: path= is missing"},
+	    {"-chardev null,id=a,path=b", "-chardev: 'path' is not known here"},
+	    {"-chardev ringbuf,id=a,size=5", "-chardev: size=5: a power of two"},
+	    {"-chardev socket,id=a,path=b,wait=on", "-chardev: wait= is for server=on"},
+	    {"-chardev socket,id=a,path=b,server=on,reconnect=1", "-chardev: reconnect= is for cl"},
+	    {"-kernel k -chardev null,id=a -serial chardev:a -mon a", "-mon: 'a' has another user"},
+	    {"-mon mode=control", "-mon: chardev= is missing"},
+	    {"-mon a,mode=telepathy", "-mon: mode=telepathy: it is one of readline, control"},
+	    {"-uuid 1234", "-uuid: '1234' is no UUID"},
+	    {"-action panic=pause", "-action: 'panic=pause' is not in this version"},
+	    {"-action reboot=later", "-action: 'reboot=later': it is reset or shutdown"},
 	    {"-serial file:", "-serial: 'file:' is none of stdio"},
-	    {"-serial stdio -serial mon:stdio", "-serial: 'mon:stdio': another serial port"},
+	    {"-serial stdio -serial mon:stdio", "-serial: 'serial0' has stdio already"},
 	    {"-serial null -serial null -serial null -serial null -serial null",
 	     "-serial: 'null': there are 4 serial ports"},
-	    {"-device virtio-net-pci", "-device: 'virtio-net-pci' is not in this version"},
+	    {"-device virtio-gpu-pci", "-device: 'virtio-gpu-pci' is not in this version"},
+	    {"-device driver=e1000,id=x", "-device: 'e1000' is not in this version"},
+	    {"-device ,addr=3", "-device: '' is not in this version"},
 	    {"-device isa-debug-exit,irq=3", "-device: isa-debug-exit has no 'irq=3'"},
 	    {"-device isa-debug-exit,iobase=f4", "-device: 'f4' is not a number"},
 	    {"-device isa-debug-exit,iobase=0x10000", "-device: isa-debug-exit: iobase 0x10000"},
@@ -303,7 +413,7 @@ Test(cmdline, refusals_name_what_they_refuse)
 	    {"-kernel k -accel step -bt-no-chain", "-bt-no-chain: needs -accel bt"},
 	    {"-kernel k -accel step -bt-flush-every 5", "-bt-flush-every: needs -accel bt"},
 	    {"--stats=xml", "--stats: 'xml' is not a format"},
-	    {"-S", "-S: unknown option"},
+	    {"-Z", "-Z: unknown option"},
 	};
 	struct parsed p;
 
@@ -340,6 +450,19 @@ Test(cmdline, a_message_longer_than_its_buffer_is_cut)
 		if (n < sizeof(err))
 			cr_assert_eq(err[n], '!', "written past %zu bytes", n);
 	}
+}
+
+Test(cmdline, drives_are_recorded)
+{
+	struct config c = good("-kernel k -hda a,b -drive file=c,if=none -hdd d -snapshot");
+
+	cr_assert_eq(c.drive_count, 3);
+	cr_assert_str_eq(c.drive[0].text, "a,b");
+	cr_assert(c.drive[0].is_file);
+	cr_assert_str_eq(c.drive[1].text, "file=c,if=none");
+	cr_assert_not(c.drive[1].is_file);
+	cr_assert_str_eq(c.drive[2].opt, "-hdd");
+	cr_assert(c.snapshot);
 }
 
 Test(cmdline, help_lists_every_option)
