@@ -6,6 +6,7 @@
 #ifndef RINGSHIFT_TRANSLATE_H
 #define RINGSHIFT_TRANSLATE_H
 
+#include "block_table.h"
 #include "bt_run.h"
 #include "emit_x64.h"
 #include "op.h"
@@ -57,7 +58,6 @@ struct block {
 	struct block *next_ending; /* there */
 	unsigned n_recovery;
 	struct recovery *recovery;
-	UT_hash_handle hh; /* by pc */
 };
 
 /* A guest-linear page that has blocks, and where it was mapped when they were made. */
@@ -97,8 +97,8 @@ struct bt {
 	u32 vec_load_at[VEC_CLASSES];
 	u32 miss_at; /* of checked sites; miss_leave_at: those that do not come back */
 	u32 miss_leave_at;
-	struct block *blocks;
-	struct block **by_host; /* in order of host offset */
+	struct block_table blocks; /* by pc */
+	struct block **by_host;    /* in order of host offset */
 	u32 n_blocks;
 	u32 n_non_global; /* pages */
 	u32 generation;   /* counts flushes */
@@ -108,6 +108,12 @@ struct bt {
 	u32 n_links;
 	u64 *front_tag, *front_host; /* below 2 GiB; tag: minus the guest PC */
 	struct site *sites;          /* promoted ones, by pc */
+	u32 n_writers;               /* of them: for writing code */
+	u64 written_at;              /* STAT_bt_entries when code was last written */
+	struct {
+		u64 pc;
+		u32 faults;
+	} writer[64]; /* places that have written to code */
 	bool no_chain, one_insn, check_recovery;
 	u32 limit;       /* bytes of the area that are used */
 	u64 flush_every; /* blocks; 0: flush when full */
@@ -138,6 +144,11 @@ bool bt_is_promoted(const struct bt *bt, u64 pc);
 /* Drops the blocks that hold it. */
 void bt_promote(struct bt *bt, u64 pc, enum bt_step why);
 void bt_forget_sites(struct bt *bt);
+/* The instruction at pc, which is the CPU's RIP, has faulted because it writes to code. May raise.
+ */
+void bt_note_writer(struct bt *bt, u64 pc);
+/* Those promoted for that are so no longer, if no code has been written for a while. */
+void bt_forget_writers(struct bt *bt);
 
 /* Host address of the block at c->rip, translating it if need be; 0 if it must be stepped. */
 u64 bt_find(struct bt *bt);
