@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Boot time of the Debian cloud kernel: ringshift and QEMU TCG in alternation.
+"""Boot time of the Debian cloud kernel: ringshift, QEMU TCG and UML in alternation.
 
-    bench/boot.py [--build build] [--guests .cache/guests] [--runs N] [--engines bt,microvm,pc]
+    bench/boot.py [--build build] [--guests .cache/guests] [--runs N] [--engines bt,microvm,pc,uml]
 
 wall: from the start of the process to the first line that /init prints (RINGSHIFT-INIT), seconds;
 cpu: the processor time used until then, which a busy machine distorts less; guest: the kernel's own
@@ -36,7 +36,10 @@ def commands(args):
     found = {"bt": [ringshift, "-accel", "bt"] + guest,
              "step": [ringshift, "-accel", "step"] + guest,
              "microvm": tcg + ["-machine", "microvm,pit=on,pic=on,rtc=on,isa-serial=on"] + guest,
-             "pc": tcg + ["-machine", "pc"] + guest}
+             "pc": tcg + ["-machine", "pc"] + guest,
+             "uml": [os.path.join(args.guests, "linux.uml"), "mem=512M", "con=null",
+                     "con0=fd:0,fd:1", "console=tty0", "panic=-1", "printk.time=1",
+                     "initrd=" + os.path.join(args.guests, "initramfs.gz")]}
     return {name: found[name] for name in args.engines.split(",")}
 
 

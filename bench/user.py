@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""What user programs ask of the kernel: bench/user_rows.c under ringshift and QEMU TCG in turn.
+"""What user programs ask of the kernel: bench/user_rows.c under ringshift, QEMU TCG and UML in turn.
 
-    bench/user.py [--build build] [--guests .cache/guests] [--runs N] [--rows 0123456789]
-                  [--engines bt,tcg,host]
+    bench/user.py [--build build] [--guests .cache/guests] [--runs N] [--rows NAMES]
+                  [--engines bt,tcg,uml,host]
 
 Microseconds per operation, for each engine the median of N runs of the best round of each; then
-ringshift's share of TCG's time. The program runs as the guest's first process, out of an archive
+ringshift's share of TCG's time. UML (User Mode Linux, a kernel that is a program; scripts/fetch-guests
+uml) is a kernel of its own, so what it shows is the way, not the instruction. The program runs as the guest's first process, out of an archive
 that is appended to the guest's initial RAM disk. --stats prints ringshift's counters of the last
 run.
 """
 import argparse
 import gzip
+import json
 import os
 import re
 import statistics
@@ -45,6 +47,9 @@ def commands(args, program, disk):
     stats = ["--stats"] if args.stats else []
     found = {"bt": [os.path.join(args.build, "ringshift"), *stats] + guest,
              "tcg": [args.qemu, "-accel", "tcg", "-cpu", "max", "-machine", "pc"] + guest,
+             "uml": [os.path.join(args.guests, "linux.uml"), "mem=512M", f"initrd={disk}",
+                     "con=null", "con0=fd:0,fd:1", "console=tty0", "panic=-1", "quiet",
+                     "rdinit=/rows", f"rows={args.rows}"],
              "host": [program, args.rows]}
     return {name: found[name] for name in args.engines.split(",")}
 
@@ -96,14 +101,20 @@ def main():
     parser.add_argument("--cc", default="cc", help="C compiler with a static libc")
     parser.add_argument("--qemu", default="qemu-system-x86_64")
     parser.add_argument("--engines", default="bt,tcg,host", help="default: %(default)s")
-    parser.add_argument("--rows", default="0123456789", help="numbers of the rows wanted")
+    parser.add_argument("--rows", default="0123456789abcdefghi",
+                        help="one character each: 0 is the first row of the table (default: all)")
     parser.add_argument("--runs", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--stats", action="store_true", help="print ringshift's counters")
+    parser.add_argument("--json", metavar="FILE", help="write all runs there")
     parser.add_argument("--timeout", type=int, default=120, metavar="SECONDS",
                         help="for one run (default: %(default)s)")
     args = parser.parse_args()
     try:
-        table(measure(args))
+        results = measure(args)
+        table(results)
+        if args.json:
+            with open(args.json, "w", encoding="utf-8") as out:
+                json.dump(results, out, indent=1)
     except Failure as failure:
         sys.exit(str(failure))
 

@@ -23,6 +23,7 @@ struct bt_options {
 	u64 lockstep;    /* executions of each block that are compared with stepping; 0: none */
 	bool one_insn;   /* per block */
 	bool no_chain;
+	bool switch_freely;  /* between the halves of the address space, however often */
 	bool check_recovery; /* of each block as it is made */
 };
 MUST_CHECK int bt_configure(struct cpu *c, const struct bt_options *o);

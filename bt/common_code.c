@@ -120,19 +120,19 @@ static void emit_light(struct tr *t, enum light kind)
 }
 
 /* RAX: guest target; RAX, RCX, RDX spilled. */
-static void emit_lookup(struct tr *t)
+static void emit_lookup(struct tr *t, enum regime r)
 {
 	struct emit *e = &t->e;
 	struct bt *bt = t->bt;
 	u8 *to_miss;
 
-	bt->lookup_at = e->p - bt->rw;
+	bt->lookup_at[r] = e->p - bt->rw;
 	emit_bytes(e, "\x89\xc1", 2);         /* mov ecx, eax */
 	emit_bytes(e, "\x0f\xc9", 2);         /* bswap ecx */
 	emit_bytes(e, "\x8d\x0c\x08", 3);     /* lea ecx, [rax+rcx] */
 	emit_bytes(e, "\x0f\xb7\xc9", 3);     /* movzx ecx, cx */
 	emit_bytes(e, "\x48\x8b\x14\xcd", 4); /* mov rdx, [front_tag + rcx*8] */
-	emit_u32(e, (u32)(uintptr_t)bt->front_tag);
+	emit_u32(e, (u32)(uintptr_t)bt->front_tag[r]);
 	emit_bytes(e, "\x48\x8d\x14\x10", 4); /* lea rdx, [rax+rdx]: 0 if it is the tag */
 	emit_bytes(e, "\x48\x87\xca", 3);     /* xchg rdx, rcx */
 	emit_bytes(e, "\xe3\x05", 2);         /* jrcxz hit */
@@ -140,7 +140,7 @@ static void emit_lookup(struct tr *t)
 	to_miss = e->p;
 	emit_u32(e, 0);
 	emit_bytes(e, "\x48\x8b\x0c\xd5", 4); /* hit: mov rcx, [front_host + rdx*8] */
-	emit_u32(e, (u32)(uintptr_t)bt->front_host);
+	emit_u32(e, (u32)(uintptr_t)bt->front_host[r]);
 	emit_store_abs(e, GPR_RCX, CTX(bt, bt.jump));
 	emit_load_abs(e, GPR_RAX, CTX(bt, bt.spill[0]));
 	emit_load_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
@@ -180,7 +180,8 @@ void bt_emit_common(struct bt *bt)
 	emit_enter(&t);
 	for (kind = 0; kind < LIGHTS; kind++)
 		emit_light(&t, kind);
-	emit_lookup(&t);
+	emit_lookup(&t, R64H);
+	emit_lookup(&t, R64L);
 	emit_flags_table(&t);
 	tr_emit_checked_miss(&t);
 	tr_emit_vector_load(&t);

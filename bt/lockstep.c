@@ -191,7 +191,8 @@ static bool differs_from_run_to_run(const struct insn *in) /* RDRAND RDSEED */
 
 /*
  * Translated code has stopped in the middle of a repeated string instruction, RCX at `left`: bring
- * the engine, which is in front of it, as far. A fault leaves the flags as they were before.
+ * the engine, which is in front of it, as far. A fault leaves the flags as they were before, unless
+ * the host does otherwise.
  */
 static NOINLINE void step_some_repetitions(struct lockstep *l, u64 left)
 {
@@ -203,7 +204,8 @@ static NOINLINE void step_some_repetitions(struct lockstep *l, u64 left)
 		op_step(c);
 	c->gpr[GPR_RCX] += left;
 	c->rip = rip;
-	c->aflags = aflags;
+	if (!c->host.rep_fault_flags)
+		c->aflags = aflags;
 }
 
 static bool in_repetition(struct lockstep *l, u64 left)

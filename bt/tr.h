@@ -14,6 +14,8 @@ struct tr {
 	struct bt *bt;
 	struct emit e;
 	u8 *start;
+	enum regime regime;
+	u64 bias;          /* its */
 	u64 pc;            /* of the block */
 	u64 at;            /* of the instruction being translated */
 	u64 behind_sti;    /* address of the instruction after the last STI, 0: none */
@@ -135,6 +137,12 @@ void tr_tlb_op(struct tr *t, u8 op, unsigned reg, unsigned off);
 static inline bool fits_s32(u64 v)
 {
 	return (u64)(s64)(s32)v == v;
+}
+
+/* Can emitted code name this address: as 32 bits sign-extended or, by a 0x67 prefix, not? */
+static inline bool is_nameable(u64 addr)
+{
+	return fits_s32(addr) || addr <= ~0u;
 }
 
 #endif

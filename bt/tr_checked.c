@@ -45,13 +45,12 @@ static void emit_address(struct tr *t, const struct insn *in)
 	struct emit *e = &t->e;
 
 	if (in->base == REG_RIP) {
-		emit_bytes(e, "\x48\xc7\xc2", 3); /* mov rdx, imm32 */
-		emit_u32(e, (u32)(t->at + in->len + in->disp));
+		emit_movabs(e, GPR_RDX, t->at + in->len + in->disp);
 		return;
 	}
 	emit_lea_operand(e, GPR_RDX, in);
 	if (in->base == GPR_RSP) {
-		emit_movabs(e, GPR_RAX, -SHADOW_BIAS);
+		emit_movabs(e, GPR_RAX, -t->bias);
 		emit_lea_sum(e, GPR_RDX, GPR_RDX, GPR_RAX, 0);
 	}
 }
@@ -199,7 +198,7 @@ void tr_emit_misses(struct tr *t)
 			memcpy(t->miss[i].rel32[k], &rel, 4);
 		}
 		tr_record(t, t->miss[i].at, SPILL_ALL | RECOVER_FLAGS);
-		emit_store_imm_abs(&t->e, CTX(bt, rip), t->miss[i].at);
+		emit_store_imm64_abs(&t->e, CTX(bt, rip), t->miss[i].at);
 		emit_store_imm_abs(&t->e, CTX(bt, bt.jump),
 				   (u32)(uintptr_t)bt->rx + (t->miss[i].resume - bt->rw));
 		emit_store_imm_abs(&t->e, CTX(bt, bt.op), t->miss[i].op);

@@ -92,7 +92,7 @@ static void emit_check_fit(struct tr *t, bool at_end)
 	emit_load_abs(e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	if (at_end) {
 		tr_record(t, t->at, 0);
-		emit_store_imm_abs(e, CTX(t->bt, rip), t->at);
+		emit_store_imm64_abs(e, CTX(t->bt, rip), t->at);
 		tr_jmp_to(t, t->bt->exit_at);
 	} else {
 		tr_callout(t);
@@ -114,7 +114,7 @@ void tr_settle_fs(struct tr *t, bool at_end)
 		take_two(t);
 		emit_check_fit(t, at_end);
 		emit_load_abs(e, GPR_RCX, CTX(t->bt, seg[SEG_GS].base));
-		emit_movabs(e, GPR_RAX, SHADOW_BIAS);
+		emit_movabs(e, GPR_RAX, t->bias);
 		emit_lea_sum(e, GPR_RAX, GPR_RAX, GPR_RCX, 0);
 		emit_bytes(e, "\xf3\x48\x0f\xae\xd0", 5); /* wrfsbase rax */
 		give_two_back(t);
@@ -189,12 +189,13 @@ void tr_check_32(struct tr *t)
 /* [where] = 1 if FS cannot hold RDX with the bias, else 0. RAX, RCX and the flags are free. */
 static void emit_fits(struct tr *t, u32 where)
 {
+	struct fs_bases fit = regime_fs_bases(t->regime);
 	struct emit *e = &t->e;
 
-	emit_movabs(e, GPR_RCX, SHADOW_FIRST);
+	emit_movabs(e, GPR_RCX, fit.first);
 	emit_bytes(e, "\x48\x39\xca\x0f\x92\xc1", 6); /* cmp rdx, rcx; setb cl */
-	emit_bytes(e, "\x48\x89\xd0\x48\xc1\xe8\x1e",
-		   7);                            /* mov rax, rdx; shr rax, 30: below 1 GiB */
+	emit_bytes(e, (u8[]){0x48, 0x89, 0xd0, 0x48, 0xc1, 0xe8, fit.bits},
+		   7);                            /* mov rax, rdx; shr */
 	emit_bytes(e, "\x0f\x95\xc0\x20\xc8", 5); /* setnz al; and al, cl */
 	emit_bytes(e, "\x0f\xb6\xc0", 3);         /* movzx eax, al */
 	emit_store_abs(e, GPR_RAX, where);

@@ -7,13 +7,13 @@
  * recovery record says which of them carry the bias, and RIP is still that of the instruction. The
  * rest is then stepped or, after a kick, translated again from there.
  *
- * A place that has met a user address once may be one that always does (copy_to_user) or one that
- * hardly ever does (the kernel's memcpy, which also writes to the text-poking address space). Once
- * promoted it looks at its addresses. If all are of the upper half it goes on as above. Otherwise
- * the user ones are looked up in the software TLB, like those of checked sites (tr_checked.c), and
- * the instruction runs on the guest RAM's window there; how far each register has been moved for
- * that is in bt.distance. What reaches into another page of user memory, or is not in the TLB, is a
- * light callout, which does it page by page (string.c).
+ * A place that has met an address of the other half once may be one that always does (copy_to_user)
+ * or one that hardly ever does (the kernel's memcpy, which also writes to the text-poking address
+ * space). Once promoted it looks at its addresses. If all are of the half it runs in it goes on as
+ * above. Otherwise the others are looked up in the software TLB, like those of checked sites
+ * (tr_checked.c), and the instruction runs on the guest RAM's window there; how far each register
+ * has been moved for that is in bt.distance. What reaches into another page there, or is not in the
+ * TLB, is a light callout, which does it page by page (string.c).
  *
  * DF is clear in translated code (bt_eligible).
  */
@@ -26,13 +26,16 @@ static void move_register(struct tr *t, unsigned reg)
 	emit_lea_sum(&t->e, reg, reg, GPR_RDX, 0);
 }
 
-/* jrcxz if the upper 16 bits of reg are 0; returns the byte to be patched. */
-static u8 *jump_if_user(struct tr *t, unsigned reg)
+/* Jump if reg is of the other half, by JRCXZ on 16 bits; returns the byte to be patched. */
+static u8 *jump_if_other_half(struct tr *t, unsigned reg)
 {
 	emit_mov64(&t->e, GPR_RCX, reg);
 	emit_bytes(&t->e, "\x48\x0f\xc9", 3); /* bswap rcx */
 	emit_bytes(&t->e, "\x0f\xb7\xc9", 3); /* movzx ecx, cx */
-	emit_bytes(&t->e, "\xe3\x00", 2);
+	if (t->regime == R64H)
+		emit_bytes(&t->e, "\xe3\x00", 2);
+	else
+		emit_bytes(&t->e, "\xe3\x02\xeb\x00", 4);
 	return t->e.p;
 }
 
@@ -65,15 +68,16 @@ static struct string_use use_of(const struct insn *in)
 static void emit_distance(struct tr *t, unsigned reg, unsigned which, enum mmu_access access)
 {
 	struct emit *e = &t->e;
-	u8 *user, *join;
+	bool high = t->regime == R64H;
+	u8 *other, *join;
 
-	emit_mov64(e, GPR_RAX, reg);
-	emit_bytes(e, "\x48\xc1\xe8\x2f\x74\x00", 6); /* shr rax, 47; jz */
-	user = e->p;
-	emit_movabs(e, GPR_RAX, SHADOW_BIAS);
+	emit_mov64(e, GPR_RAX, reg); /* shr rax, 47 or 39; jz, jnz */
+	emit_bytes(e, high ? "\x48\xc1\xe8\x2f\x74\x00" : "\x48\xc1\xe8\x27\x75\x00", 6);
+	other = e->p;
+	emit_movabs(e, GPR_RAX, t->bias);
 	emit_bytes(e, "\xeb\x00", 2);
 	join = e->p;
-	emit_here8(e, user);
+	emit_here8(e, other);
 	tr_tlb_slot(t, reg);
 	emit_lea_sum(e, GPR_RDX, reg, GPR_RCX, -1u);
 	emit_bytes(e, "\x48\x81\xe2", 3); /* and rdx, PAGE_MASK */
@@ -108,7 +112,7 @@ static void move_back(struct tr *t, unsigned reg, unsigned which)
 	emit_lea_sum(&t->e, reg, reg, GPR_RDX, 1);
 }
 
-/* A user address among them. */
+/* An address of the other half among them. */
 static void tr_string_checked(struct tr *t, const struct insn *in, const struct string_use *u)
 {
 	struct emit *e = &t->e;
@@ -154,7 +158,7 @@ static void tr_string_checked(struct tr *t, const struct insn *in, const struct 
 	tr_after_miss(t);
 }
 
-/* All addresses are the kernel's. */
+/* All addresses are of the half it runs in. */
 static void tr_string_biased(struct tr *t, const struct insn *in, const struct string_use *u)
 {
 	u64 next = t->at + in->len;
@@ -162,7 +166,7 @@ static void tr_string_biased(struct tr *t, const struct insn *in, const struct s
 
 	emit_store_abs(&t->e, GPR_RDX, CTX(t->bt, bt.spill[2]));
 	tr_record(t, t->at, SPILL_RDX);
-	emit_movabs(&t->e, GPR_RDX, SHADOW_BIAS);
+	emit_movabs(&t->e, GPR_RDX, t->bias);
 	if (u->rdi) {
 		move_register(t, GPR_RDI);
 		carries |= RECOVER_RDI_BIAS;
@@ -176,7 +180,7 @@ static void tr_string_biased(struct tr *t, const struct insn *in, const struct s
 	/* The guest's GS base comes with the bias; the host's FS has it. */
 	tr_copy_plain(t, in, in->seg == SEG_GS ? 0x64 : 0);
 	tr_record(t, next, SPILL_RDX | carries);
-	emit_movabs(&t->e, GPR_RDX, -SHADOW_BIAS);
+	emit_movabs(&t->e, GPR_RDX, -t->bias);
 	if (carries & RECOVER_RDI_BIAS) {
 		move_register(t, GPR_RDI);
 		carries &= ~RECOVER_RDI_BIAS;
@@ -189,28 +193,29 @@ static void tr_string_biased(struct tr *t, const struct insn *in, const struct s
 	emit_load_abs(&t->e, GPR_RDX, CTX(t->bt, bt.spill[2]));
 }
 
-/* Which of the two ways; returns the rel32 of the jump taken if all addresses are the kernel's. */
+/* Which of the two ways; returns the rel32 of the jump taken if all addresses are of its own half.
+ */
 static u8 *look_at_addresses(struct tr *t, const struct string_use *u)
 {
-	u8 *out[2] = {NULL, NULL}, *kernel;
+	u8 *out[2] = {NULL, NULL}, *own;
 	unsigned i;
 
 	emit_store_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	tr_record(t, t->at, SPILL_RCX);
 	if (u->rdi)
-		out[0] = jump_if_user(t, GPR_RDI);
+		out[0] = jump_if_other_half(t, GPR_RDI);
 	if (u->rsi)
-		out[1] = jump_if_user(t, GPR_RSI);
+		out[1] = jump_if_other_half(t, GPR_RSI);
 	emit_load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	emit_u8(&t->e, 0xe9);
-	kernel = t->e.p;
+	own = t->e.p;
 	emit_u32(&t->e, 0);
 	for (i = 0; i < 2; i++)
 		if (out[i])
 			emit_here8(&t->e, out[i]);
 	emit_load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	tr_record(t, t->at, 0);
-	return kernel;
+	return own;
 }
 
 static void jump_here(struct tr *t, u8 *rel32)
@@ -224,7 +229,7 @@ static void jump_here(struct tr *t, u8 *rel32)
 bool tr_string(struct tr *t, const struct insn *in)
 {
 	struct string_use u = use_of(in);
-	u8 *kernel, *end;
+	u8 *own, *end;
 
 	if (in->opcode < 0xa4 || in->addrsize != 8 || in->seg == SEG_FS) /* INS, OUTS */
 		return false;
@@ -232,12 +237,12 @@ bool tr_string(struct tr *t, const struct insn *in)
 		tr_string_biased(t, in, &u);
 		return true;
 	}
-	kernel = look_at_addresses(t, &u);
+	own = look_at_addresses(t, &u);
 	tr_string_checked(t, in, &u);
 	emit_u8(&t->e, 0xe9);
 	end = t->e.p;
 	emit_u32(&t->e, 0);
-	jump_here(t, kernel);
+	jump_here(t, own);
 	tr_record(t, t->at, 0);
 	tr_string_biased(t, in, &u);
 	jump_here(t, end);

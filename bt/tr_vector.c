@@ -28,6 +28,8 @@
  *	XSAVE and kin	memory layout is that of the guest's CPUID
  *	gathers, scatters, MASKMOVDQU	their addresses are not plain operands, and kernels have
  *			no use for them
+ *	masked stores	whether one that stores nothing sets D would depend on what the shadow
+ *			happens to have mapped
  */
 #include "thunk_fault.h"
 #include "tr.h"
@@ -150,7 +152,7 @@ static void ensure_loaded(struct tr *t, enum vec_class class)
 	emit_load_abs_zx(&t->e, GPR_RCX, CTX(bt, bt.vec_missing[class]), false);
 	emit_bytes(&t->e, "\xe3\x00", 2); /* jrcxz, patched */
 	missing = t->e.p;
-	emit_store_imm_abs(&t->e, CTX(bt, rip), t->at);
+	emit_store_imm64_abs(&t->e, CTX(bt, rip), t->at);
 	emit_store_imm_abs(&t->e, CTX(bt, bt.jump), 0);
 	resume = t->e.p;
 	tr_jmp_to(t, bt->vec_load_at[class]);
@@ -177,6 +179,8 @@ bool tr_vector(struct tr *t, const struct insn *in, exec_fn *f)
 		return false;
 	if (f != exec_vec_reg && f != exec_vec_mem && f != exec_masked &&
 	    !(f == exec_xstate && plain_xstate(in)))
+		return false;
+	if (f == exec_masked && (in->access & ACCESS_W))
 		return false;
 	if (in->rsp_operand || (in->has_mem && !tr_relocatable(t, in)))
 		return false;

@@ -1,11 +1,12 @@
 /*
  * What becomes of each guest instruction in translated code. All sixteen registers stand for
- * themselves, guest arithmetic flags are the host's, RSP holds guest RSP + SHADOW_BIAS, the GS base
- *is SHADOW_BIAS and the FS base the guest's GS base + SHADOW_BIAS (design, section 2).
+ * themselves, guest arithmetic flags are the host's, RSP holds guest RSP + the bias of the block's
+ * regime (regime.c), the GS base is that bias and the FS base the guest's GS base + the bias
+ *(design, sections 2 and 4).
  *
  *	registers only		copied
  *	memory operand		GS prefix (FS if the guest says GS; none if the base is RSP);
- *				RIP-relative becomes absolute, sign-extended from 32 bits
+ *				RIP-relative becomes absolute, extended from 32 bits
  *	RSP as data		un-biased on the way out, biased on the way in
  *	vector state		loaded into the host's registers once (tr_vector.c)
  *	strings			RDI and RSI biased around them (tr_string.c)
@@ -72,7 +73,7 @@ void tr_callout(struct tr *t)
 	tr_settle_bases(t);
 	tr_record(t, t->at, 0);
 	t->stop = t->at - t->pc;
-	emit_store_imm_abs(&t->e, CTX(t->bt, rip), t->at);
+	emit_store_imm64_abs(&t->e, CTX(t->bt, rip), t->at);
 	emit_store_imm_abs(&t->e, CTX(t->bt, bt.step), STEP_CALLOUT);
 	emit_store_imm_abs(&t->e, CTX(t->bt, bt.op), tr_op(t));
 	tr_jmp_to(t, t->bt->exit_at);
@@ -84,7 +85,7 @@ void tr_light_callout(struct tr *t, const struct insn *in)
 	u8 *resume;
 
 	tr_settle_bases(t);
-	emit_store_imm_abs(&t->e, CTX(t->bt, rip), t->at);
+	emit_store_imm64_abs(&t->e, CTX(t->bt, rip), t->at);
 	emit_store_imm_abs(&t->e, CTX(t->bt, bt.jump), 0);
 	resume = t->e.p - 4;
 	emit_store_imm_abs(&t->e, CTX(t->bt, bt.op), tr_op(t));
@@ -113,7 +114,7 @@ static void emit_stubs(struct tr *t)
 		 * off.
 		 */
 		tr_record(t, t->pc, RECOVER_NEVER);
-		emit_store_imm_abs(&t->e, CTX(bt, rip), t->exit[i].target);
+		emit_store_imm64_abs(&t->e, CTX(bt, rip), t->exit[i].target);
 		emit_store_imm_abs(&t->e, CTX(bt, bt.link), bt->n_links++);
 		tr_jmp_to(t, bt->exit_at);
 	}
@@ -252,7 +253,9 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 struct block *bt_translate(struct bt *bt, struct code_bytes *code)
 {
 	static const unsigned align = 16;
-	struct tr t = {.bt = bt, .pc = bt->c->rip, .stop = ~0u};
+	u64 pc = bt->c->rip;
+	enum regime r = regime_of(pc);
+	struct tr t = {.bt = bt, .regime = r, .bias = regime_bias(r), .pc = pc, .stop = ~0u};
 	struct block *b = calloc(1, sizeof(*b));
 
 	BUG_ON(!b);
@@ -271,7 +274,7 @@ struct block *bt_translate(struct bt *bt, struct code_bytes *code)
 	/* Once dropped, the block's entry is a jump to here, and itself an exit that can be linked.
 	 */
 	bt->links[bt->n_links] = (struct link){.at = b->host + 1, .target = t.pc};
-	emit_store_imm_abs(&t.e, CTX(bt, rip), t.pc);
+	emit_store_imm64_abs(&t.e, CTX(bt, rip), t.pc);
 	emit_store_imm_abs(&t.e, CTX(bt, bt.link), bt->n_links++);
 	tr_jmp_to(&t, bt->exit_at);
 	BUG_ON(t.e.full);

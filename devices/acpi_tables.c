@@ -2,8 +2,9 @@
  * ACPI tables.
  *
  * Everything lies in one buffer: RSDP first, then FACS (64-byte aligned), DSDT and the SSDTs (made
- * by iasl at build time), FADT, MADT, RSDT and XSDT. The first two are referred to by number only,
- * the rest are listed; each is placed, and its address noted, as it is written.
+ * by iasl at build time, but for one of two constants), FADT, MADT, MCFG, RSDT and XSDT. The first
+ * two are referred to by number only, the rest are listed; each is placed, and its address noted,
+ * as it is written.
  *
  * The FADT is that of ACPI 5.0 with both the 32-bit and the X_ fields; there is no SMI command
  * port, so the machine is in ACPI mode from the start. Reference: ACPI specification 5.0,
@@ -15,6 +16,7 @@
 #include "acpi_tables.h"
 #include "acpi_pm.h"
 #include "mc146818.h"
+#include "pci.h"
 #include "aml.h"
 
 #define RSDP_LEN        36
@@ -216,6 +218,43 @@ static void build_madt(struct builder *b, const struct acpi_config *cfg)
 	list_table(b, t);
 }
 
+/* PCI Firmware Specification 3.0, 4.1.2: where ECAM is, and of which buses. */
+static void build_mcfg(struct builder *b)
+{
+	size_t len = HEADER_LEN + 8 + 16;
+	u8 *t = begin_table(b, "MCFG", 1, len);
+
+	if (!t)
+		return;
+	put(t, 44, 8, PCI_ECAM_BASE); /* segment 0, buses 0 to 0 */
+	finish_table(t, len);
+	list_table(b, t);
+}
+
+/* Name (\name, val) in AML (ACPI 5.0, 20.2.5.1): NameOp, the name, QWordPrefix, the value. */
+static u8 *put_name(u8 *t, const char *name, u64 val)
+{
+	t[0] = 0x08;
+	memcpy(t + 1, name, 4);
+	t[5] = 0x0e;
+	put(t, 6, 8, val);
+	return t + 14;
+}
+
+/* An SSDT with what the DSDT cannot know: PCI's window above RAM. */
+static void build_window(struct builder *b, const struct acpi_config *cfg)
+{
+	size_t len = HEADER_LEN + 2 * 14;
+	u8 *t = begin_table(b, "SSDT", 2, len), *end;
+
+	if (!t)
+		return;
+	end = put_name(t + HEADER_LEN, "PHBA", cfg->pci_high_base);
+	put_name(end, "PHSZ", cfg->pci_high_size);
+	finish_table(t, len);
+	list_table(b, t);
+}
+
 /* RSDT or XSDT, by the width of its entries. */
 static gpa_t build_root(struct builder *b, const char *signature, unsigned width)
 {
@@ -256,6 +295,8 @@ int acpi_tables_build(u8 *buf, size_t cap, gpa_t base, const struct acpi_config 
 	dsdt = address_of(&b, copy_aml(&b, aml_dsdt, sizeof(aml_dsdt)));
 	build_fadt(&b, facs, dsdt);
 	build_madt(&b, cfg);
+	build_mcfg(&b);
+	build_window(&b, cfg);
 	if (cfg->com1)
 		list_table(&b, copy_aml(&b, aml_com1, sizeof(aml_com1)));
 	if (cfg->com2)

@@ -12,6 +12,9 @@ struct acpi_config {
 	unsigned cpus; /* local APIC ids 0..cpus-1 */
 	u8 ioapic_id;
 	bool com1, com2; /* serial ports the DSDT's machine has */
+	/* PCI's window above RAM; size 0: there is none. The other places are pci.h's. */
+	gpa_t pci_high_base;
+	u64 pci_high_size;
 };
 
 /*

@@ -1,6 +1,7 @@
 /*
- * The bus. Ports are found through a byte map of all 65536 of them, MMIO by a scan that begins with
- * the range the last access hit: guests poll one chip at a time, so the scan is rarely taken.
+ * The bus. Ports are found through a map of all 65536 of them, MMIO in the range the last access
+ * hit, or by bisection: guests poll one chip at a time. A range keeps its place in the table as
+ * long as it is there; places are given again.
  *
  * An access that lies in one range goes to its device whole. One that straddles an end is split
  * into bytes, each looked up by itself, so a device never sees an offset past its range. A port
@@ -33,60 +34,120 @@ static bool bus_overlap(u64 base_a, u64 len_a, u64 base_b, u64 len_b)
 	return base_a <= base_b ? base_b - base_a < len_a : base_a - base_b < len_b;
 }
 
-static void bus_map_ports(struct bus *bus)
+/* Enter range i, or its absence, in the port map. */
+static void bus_map_ports(struct bus *bus, unsigned i, bool there)
 {
-	memset(bus->port_map, 0, sizeof(bus->port_map));
-	for (unsigned i = 0; i < bus->count; i++) {
-		const struct bus_range *r = &bus->range[i].r;
+	const struct bus_range *r = &bus->range[i].r;
 
-		if (r->space == BUS_PORT)
-			memset(bus->port_map + r->base, (int)i + 1, r->len);
-	}
+	for (u64 port = r->base; port < r->base + r->len; port++)
+		bus->port_map[port] = there ? (u16)(i + 1) : 0;
 }
 
-/* Index of a range that overlaps the one given, other than skip; -1 if there is none. */
-static int bus_find_overlap(const struct bus *bus, const struct bus_range *r, int skip)
+/* How many MMIO ranges begin at addr or below. */
+static unsigned bus_mmio_rank(const struct bus *bus, u64 addr)
 {
-	for (unsigned i = 0; i < bus->count; i++) {
+	unsigned low = 0, high = bus->mmio_count;
+
+	while (low < high) {
+		unsigned mid = (low + high) / 2;
+
+		if (bus->range[bus->mmio[mid]].r.base <= addr)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+/* Make range i, which overlaps no other, answer. */
+static void bus_enter(struct bus *bus, unsigned i)
+{
+	unsigned at;
+
+	if (bus->range[i].r.space == BUS_PORT) {
+		bus_map_ports(bus, i, true);
+		return;
+	}
+	at = bus_mmio_rank(bus, bus->range[i].r.base);
+	memmove(&bus->mmio[at + 1], &bus->mmio[at], (bus->mmio_count - at) * sizeof(bus->mmio[0]));
+	bus->mmio[at] = (u16)i;
+	bus->mmio_count++;
+}
+
+static void bus_leave(struct bus *bus, unsigned i)
+{
+	unsigned at;
+
+	if (bus->range[i].r.space == BUS_PORT) {
+		bus_map_ports(bus, i, false);
+		return;
+	}
+	at = bus_mmio_rank(bus, bus->range[i].r.base) - 1;
+	BUG_ON(bus->mmio[at] != i);
+	bus->mmio_count--;
+	memmove(&bus->mmio[at], &bus->mmio[at + 1], (bus->mmio_count - at) * sizeof(bus->mmio[0]));
+}
+
+/* Does a range overlap another than skip? */
+static bool bus_overlaps(const struct bus *bus, const struct bus_range *r, int skip)
+{
+	for (unsigned i = 0; i < BUS_MAX_RANGES; i++) {
 		const struct bus_range *o = &bus->range[i].r;
 
-		if ((int)i != skip && o->space == r->space &&
+		if ((int)i != skip && o->len && o->space == r->space &&
 		    bus_overlap(o->base, o->len, r->base, r->len))
-			return (int)i;
+			return true;
 	}
-	return -1;
+	return false;
 }
 
 static int bus_find_name(const struct bus *bus, const void *dev, const char *name)
 {
-	for (unsigned i = 0; i < bus->count; i++)
-		if (bus->range[i].dev == dev && !strcmp(bus->range[i].r.name, name))
+	for (unsigned i = 0; i < BUS_MAX_RANGES; i++)
+		if (bus->range[i].r.len && bus->range[i].dev == dev &&
+		    !strcmp(bus->range[i].r.name, name))
 			return (int)i;
 	return -1;
 }
 
+static void bus_drop(struct bus *bus, unsigned i)
+{
+	bus_leave(bus, i);
+	bus->range[i].r.len = 0;
+}
+
+static int bus_add_one(struct bus *bus, const struct bus_range *r, void *dev, u16 *index)
+{
+	unsigned i = 0;
+
+	BUG_ON(!r->len || !r->read || !r->write || !r->name);
+	BUG_ON(r->base + r->len - 1 < r->base);
+	BUG_ON(r->space == BUS_PORT && r->base + r->len > PORT_COUNT);
+	if (bus_overlaps(bus, r, -1))
+		return -EEXIST;
+	while (i < BUS_MAX_RANGES && bus->range[i].r.len)
+		i++;
+	if (i == BUS_MAX_RANGES)
+		return -ENOSPC;
+	bus->range[i].r = *r;
+	bus->range[i].dev = dev;
+	bus_enter(bus, i);
+	*index = (u16)i;
+	return 0;
+}
+
 int bus_add(struct bus *bus, const struct bus_range *ranges, unsigned n, void *dev)
 {
-	unsigned old = bus->count;
+	u16 added[BUS_MAX_RANGES];
+	int rc = 0;
 
-	if (n > BUS_MAX_RANGES - bus->count)
-		return -ENOSPC;
-	for (unsigned i = 0; i < n; i++) {
-		const struct bus_range *r = &ranges[i];
-
-		BUG_ON(!r->len || !r->read || !r->write || !r->name);
-		BUG_ON(r->base + r->len - 1 < r->base);
-		BUG_ON(r->space == BUS_PORT && r->base + r->len > PORT_COUNT);
-		if (bus_find_overlap(bus, r, -1) >= 0) {
-			bus->count = old;
-			return -EEXIST;
-		}
-		bus->range[bus->count].r = *r;
-		bus->range[bus->count].dev = dev;
-		bus->count++;
+	BUG_ON(n > BUS_MAX_RANGES);
+	for (unsigned i = 0; i < n && !rc; i++) {
+		rc = bus_add_one(bus, &ranges[i], dev, &added[i]);
+		while (rc && i)
+			bus_drop(bus, added[--i]);
 	}
-	bus_map_ports(bus);
-	return 0;
+	return rc;
 }
 
 int bus_move(struct bus *bus, void *dev, const char *name, u64 new_base)
@@ -100,11 +161,11 @@ int bus_move(struct bus *bus, void *dev, const char *name, u64 new_base)
 	r.base = new_base;
 	if (r.base + r.len - 1 < r.base || (r.space == BUS_PORT && r.base + r.len > PORT_COUNT))
 		return -EINVAL;
-	if (bus_find_overlap(bus, &r, i) >= 0)
+	if (bus_overlaps(bus, &r, i))
 		return -EEXIST;
+	bus_leave(bus, (unsigned)i);
 	bus->range[i].r = r;
-	if (r.space == BUS_PORT)
-		bus_map_ports(bus);
+	bus_enter(bus, (unsigned)i);
 	return 0;
 }
 
@@ -112,35 +173,31 @@ void bus_remove(struct bus *bus, void *dev, const char *name)
 {
 	int i = bus_find_name(bus, dev, name);
 
-	if (i < 0)
-		return;
-	bus->count--;
-	memmove(&bus->range[i], &bus->range[i + 1], (bus->count - i) * sizeof(bus->range[0]));
-	bus->last_mmio = 0;
-	bus_map_ports(bus);
+	if (i >= 0)
+		bus_drop(bus, (unsigned)i);
 }
 
 static ALWAYS_INLINE bool bus_hits(const struct bus *bus, unsigned i, u64 addr)
 {
 	const struct bus_range *r = &bus->range[i].r;
 
-	return r->space == BUS_MMIO && addr - r->base < r->len;
+	return addr - r->base < r->len && r->space == BUS_MMIO;
 }
 
 /* Index of the range addr lies in, or -1. */
 static int bus_find(struct bus *bus, enum bus_space space, u64 addr)
 {
+	unsigned rank;
+
 	if (space == BUS_PORT)
 		return addr < PORT_COUNT ? (int)bus->port_map[addr] - 1 : -1;
-	if (likely(bus->last_mmio < bus->count && bus_hits(bus, bus->last_mmio, addr)))
+	if (likely(bus_hits(bus, bus->last_mmio, addr)))
 		return (int)bus->last_mmio;
-	for (unsigned i = 0; i < bus->count; i++) {
-		if (bus_hits(bus, i, addr)) {
-			bus->last_mmio = i;
-			return (int)i;
-		}
-	}
-	return -1;
+	rank = bus_mmio_rank(bus, addr);
+	if (!rank || !bus_hits(bus, bus->mmio[rank - 1], addr))
+		return -1;
+	bus->last_mmio = bus->mmio[rank - 1];
+	return (int)bus->last_mmio;
 }
 
 /* Does an access that no single range holds touch any at all? */

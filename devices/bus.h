@@ -21,15 +21,17 @@ struct bus_range {
 	const char *name;
 };
 
-#define BUS_MAX_RANGES 64
+/* The chips, and six BARs for each of the functions a PCI bus may have. */
+#define BUS_MAX_RANGES 256
 
 struct bus {
 	struct {
-		struct bus_range r;
+		struct bus_range r; /* len 0: a free place */
 		void *dev;
 	} range[BUS_MAX_RANGES];
-	unsigned count;
-	u8 port_map[65536]; /* index + 1 into range[], 0: nobody */
+	u16 port_map[65536];      /* index + 1 into range[], 0: nobody */
+	u16 mmio[BUS_MAX_RANGES]; /* indices of the MMIO ranges, by base */
+	unsigned mmio_count;
 	unsigned last_mmio; /* range the last MMIO access hit */
 	struct stats *stats;
 };
@@ -39,7 +41,7 @@ void bus_init(struct bus *bus, struct stats *stats);
 /* Claim n ranges for dev (not owned). -EEXIST if one overlaps another's, -ENOSPC if the table is
  * full; then none of them is registered. */
 MUST_CHECK int bus_add(struct bus *bus, const struct bus_range *ranges, unsigned n, void *dev);
-/* Move or remove a device's MMIO range (local APIC base, later PCI BARs): by dev and name. */
+/* Move or remove a device's range (local APIC base, PCI BARs): by dev and name. */
 MUST_CHECK int bus_move(struct bus *bus, void *dev, const char *name, u64 new_base);
 void bus_remove(struct bus *bus, void *dev, const char *name);
 

@@ -10,6 +10,7 @@
 
 #include "cmdline.h"
 #include "lowland.h"
+#include "plug.h"
 #include "ram.h"
 #include "step.h"
 
@@ -446,13 +447,11 @@ static int opt_debugcon(struct parser *p, const char *arg)
 	return parse_char(p, arg, &p->cfg->debugcon);
 }
 
-static int opt_device(struct parser *p, const char *arg)
+static int device_debug_exit(struct parser *p, const char *arg)
 {
 	u64 iobase = EXIT_IOBASE, iosize = EXIT_IOSIZE;
-	struct item it = take_item(&arg), value;
+	struct item it, value;
 
-	if (!item_is(&it, "isa-debug-exit"))
-		return fail(p, "'%.*s' is not in this version", it.len, it.text);
 	while (next_item(&arg, &it)) {
 		bool base = item_value(&it, "iobase", &value);
 
@@ -467,6 +466,37 @@ static int opt_device(struct parser *p, const char *arg)
 	p->cfg->debug_exit.present = true;
 	p->cfg->debug_exit.iobase = (u16)iobase;
 	p->cfg->debug_exit.iosize = (u16)iosize;
+	return 0;
+}
+
+static int device_help(struct parser *p, const struct plug_type *type)
+{
+	p->cfg->action = ACTION_DEVICE_HELP;
+	p->cfg->device_help = type;
+	return 0;
+}
+
+static int opt_device(struct parser *p, const char *arg)
+{
+	const char *rest = arg;
+	struct item it = take_item(&rest), value;
+	const struct plug_type *type;
+
+	if (item_is(&it, "help") || item_is(&it, "?"))
+		return device_help(p, NULL);
+	if (item_is(&it, "isa-debug-exit"))
+		return device_debug_exit(p, rest);
+	if (item_value(&it, "driver", &value))
+		it = value;
+	type = plug_find(it.text, it.len);
+	if (!type)
+		return fail(p, "'%.*s' is not in this version (-device help lists what is)", it.len,
+			    it.text);
+	if (rest && (!strcmp(rest, "help") || !strcmp(rest, "?")))
+		return device_help(p, type);
+	if (p->cfg->device_count == DEVICE_MAX)
+		return fail(p, "'%s': more than %d devices", arg, DEVICE_MAX);
+	p->cfg->device[p->cfg->device_count++] = arg;
 	return 0;
 }
 
@@ -728,7 +758,8 @@ int cmdline_parse(struct config *cfg, int argc, char *const *argv, char *err, si
 		if (argv[i][0] != '-' || !argv[i][1])
 			return fail(&p, "unexpected argument '%s'", argv[i]);
 		ret = parse_option(&p, argv + i, &used);
-		if (ret || cfg->action == ACTION_HELP || cfg->action == ACTION_VERSION)
+		if (ret || cfg->action == ACTION_HELP || cfg->action == ACTION_DEVICE_HELP ||
+		    cfg->action == ACTION_VERSION)
 			return ret;
 	}
 	return finish(&p);

@@ -8,7 +8,13 @@
 #include "base.h"
 #include "bt_run.h"
 
-enum config_action { ACTION_RUN, ACTION_HELP, ACTION_VERSION, ACTION_CHECK_LOWLAND };
+enum config_action {
+	ACTION_RUN,
+	ACTION_HELP,
+	ACTION_DEVICE_HELP,
+	ACTION_VERSION,
+	ACTION_CHECK_LOWLAND,
+};
 
 enum char_kind {
 	CHAR_NONE,      /* present, connected to nothing */
@@ -40,6 +46,7 @@ enum stats_format { STATS_NONE, STATS_TEXT, STATS_JSON };
 enum { LOG_GUEST_ERRORS = 16 };
 
 #define SERIAL_MAX 4
+#define DEVICE_MAX 64
 
 /* Strings belong to argv. */
 struct config {
@@ -62,6 +69,9 @@ struct config {
 		u16 iobase;
 		u16 iosize;
 	} debug_exit;
+	const char *device[DEVICE_MAX]; /* what plug.h makes, as given */
+	unsigned device_count;
+	const struct plug_type *device_help; /* ACTION_DEVICE_HELP: of one type, NULL: all */
 	unsigned log_items;
 	const char *log_file; /* NULL: stderr */
 	const char *symbols;  /* NULL: none */

@@ -18,6 +18,7 @@
 
 #include "load.h"
 #include "lowland.h"
+#include "pci.h"
 
 #define BUFFER_AREA  LOWLAND_RAM_END
 #define BUFFER_SLOT  (64 * GIB)
@@ -196,6 +197,7 @@ unsigned load_mem_map(const struct ram *ram, struct load_mem map[LOAD_MEM_MAX])
 	map[n++] = (struct load_mem){LOAD_ROM_START, MIB - LOAD_ROM_START, LOAD_MEM_RESERVED};
 	if (ram->low_end > MIB)
 		map[n++] = (struct load_mem){MIB, ram->low_end - MIB, LOAD_MEM_RAM};
+	map[n++] = (struct load_mem){PCI_ECAM_BASE, PCI_ECAM_SIZE, LOAD_MEM_RESERVED};
 	if (ram->high_end > RAM_HIGH_START)
 		map[n++] =
 		    (struct load_mem){RAM_HIGH_START, ram->high_end - RAM_HIGH_START, LOAD_MEM_RAM};

@@ -77,7 +77,7 @@ struct load_mem {
 	u64 start, size;
 	enum load_mem_type type;
 };
-#define LOAD_MEM_MAX 5
+#define LOAD_MEM_MAX 6
 /* The memory map for the guest, ascending; the types are E820's. Number of entries. */
 unsigned load_mem_map(const struct ram *ram, struct load_mem map[LOAD_MEM_MAX]);
 

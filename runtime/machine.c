@@ -4,6 +4,7 @@
  *	ISA IRQ n ---+-- 8259 pair -- INT --+-- LINT0 of the local APIC --+-- CPU
  *	             +-- I/O APIC pin n ----+-- interrupt messages -------+
  *
+ * PCI's four interrupt wires lead to pins 16 to 19, and to inputs 10 and 11 of the 8259 pair.
  * IRQ 0 is I/O APIC pin 2 (the MADT says so). The local APIC starts in virtual-wire mode, as
  * firmware would leave it. Time is the TSC's: the VM's clock counts nanoseconds since vm_init by
  *it, so that all clocks the guest can read agree; one POSIX timer, aimed at the vCPU thread, wakes
@@ -20,6 +21,7 @@
 #include "bt_run.h"
 #include "loader.h"
 #include "lowland.h"
+#include "plug.h"
 #include "step.h"
 #include "symbols.h"
 #include "thunk.h"
@@ -135,6 +137,18 @@ static void isa_irq(void *opaque, unsigned n, int level)
 static struct irq_line isa_line(struct vm *vm, unsigned n)
 {
 	return (struct irq_line){.set = isa_irq, .opaque = vm, .n = n};
+}
+
+/* To a system that uses the 8259s two wires look like one. */
+static void pci_irq(void *opaque, unsigned pirq, int level)
+{
+	struct vm *vm = opaque;
+	bool shared = false;
+
+	for (unsigned n = 0; n < PCI_PIRQS; n++)
+		shared |= (vm->pci.pirq_level >> n & 1) && PCI_IRQ(n) == PCI_IRQ(pirq);
+	ioapic_set_irq(&vm->ioapic, PCI_GSI(pirq), level);
+	i8259_set_irq(&vm->pic, PCI_IRQ(pirq), shared);
 }
 
 static void lapic_eoi(void *opaque, u8 vector)
@@ -359,6 +373,20 @@ static void fetch_vec(void *opaque)
 	user_fetch_vec(vm->user);
 }
 
+static u8 reset_port_read(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	return acpi_pm_read_reset(&vm->pm);
+}
+
+static void reset_port_write(void *opaque, u8 val)
+{
+	struct vm *vm = opaque;
+
+	acpi_pm_write_reset(&vm->pm, val);
+}
+
 static const struct cpu_ops cpu_ops = {
     .port_read = port_read,
     .port_write = port_write,
@@ -378,6 +406,39 @@ static const struct cpu_ops cpu_ops = {
     .run_user = run_user,
     .fetch_vec = fetch_vec,
 };
+
+/* --- what devices ask --- */
+
+static void *dma_ram(void *opaque, gpa_t gpa, u64 len)
+{
+	struct vm *vm = opaque;
+
+	return ram_ptr(&vm->ram, gpa, len);
+}
+
+static void dma_wrote(void *opaque, gpa_t gpa, u64 len)
+{
+	struct vm *vm = opaque;
+
+	ram_note_write(&vm->ram, gpa, len);
+}
+
+static void *aio_spawn(void *(*fn)(void *), void *arg)
+{
+	struct lowland_thread *t = malloc(sizeof(*t));
+
+	if (t && lowland_thread_create(t, fn, arg)) {
+		free(t);
+		return NULL;
+	}
+	return t;
+}
+
+static void aio_join(void *thread)
+{
+	lowland_thread_join(thread);
+	free(thread);
+}
 
 /* --- building --- */
 
@@ -443,7 +504,8 @@ static void init_chips(struct vm *vm)
 					  .sci = isa_line(vm, 9),
 					  .power_off = request_power_off,
 					  .reset = request_reset,
-					  .opaque = vm};
+					  .opaque = vm,
+					  .pci_has_cf9 = true};
 	const struct irq_line irq0 = isa_line(vm, 0);
 
 	lapic_init(&vm->lapic, &vm->timers, &lapic_ops);
@@ -453,6 +515,21 @@ static void init_chips(struct vm *vm)
 	mc146818_init(&vm->rtc, &rtc);
 	i8042_init(&vm->kbd, &kbd);
 	acpi_pm_init(&vm->pm, &pm);
+}
+
+static void init_pci(struct vm *vm)
+{
+	struct pci_config cfg = {.bus = &vm->bus,
+				 .intx = pci_irq,
+				 .reset_read = reset_port_read,
+				 .reset_write = reset_port_write,
+				 .opaque = vm,
+				 .msi = lapic_message,
+				 .msi_opaque = &vm->lapic,
+				 .stats = &vm->stats};
+
+	cfg.high_size = pci_high_window(vm->ram.high_end, vm->cpuid.maxphyaddr, &cfg.high_base);
+	pci_init(&vm->pci, &cfg);
 }
 
 static int register_chips(struct vm *vm)
@@ -465,6 +542,7 @@ static int register_chips(struct vm *vm)
 	rc = rc ? rc : mc146818_register(&vm->rtc, &vm->bus);
 	rc = rc ? rc : i8042_register(&vm->kbd, &vm->bus);
 	rc = rc ? rc : acpi_pm_register(&vm->pm, &vm->bus);
+	rc = rc ? rc : pci_register(&vm->pci);
 	return rc ? rc : bus_add(&vm->bus, &fpu_error_range, 1, vm);
 }
 
@@ -589,6 +667,8 @@ static void kick(void *vm)
 int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 {
 	const struct console_host host = {.in = 0, .out = 1, .kick = kick, .opaque = vm};
+	const struct aio_host aio_host = {
+	    .spawn = aio_spawn, .join = aio_join, .kick = kick, .opaque = vm};
 	int rc;
 
 	vm->cfg = cfg;
@@ -608,6 +688,7 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	vm->ram_made = true;
 	bus_init(&vm->bus, &vm->stats);
 	timerq_init(&vm->timers, vm_now, vm, &vm->stats);
+	vm->dma = (struct dma){.ptr = dma_ram, .written = dma_wrote, .opaque = vm};
 	rc = init_cpu(vm, err, errlen);
 	if (rc)
 		return rc;
@@ -617,9 +698,12 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	if (rc)
 		return rc;
 	init_chips(vm);
+	init_pci(vm);
 	rc = register_chips(vm);
 	if (!rc)
 		rc = console_create(&vm->console, &host);
+	if (!rc)
+		rc = aio_create(&vm->aio, &aio_host, &vm->stats);
 	if (!rc)
 		rc = make_host_timer(vm);
 	if (rc) {
@@ -627,7 +711,8 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 		return rc;
 	}
 	vm->timers.rearm = rearm;
-	return init_ports(vm, err, errlen);
+	rc = init_ports(vm, err, errlen);
+	return rc ? rc : plug_devices(vm, err, errlen);
 }
 
 void vm_destroy(struct vm *vm)
@@ -636,6 +721,8 @@ void vm_destroy(struct vm *vm)
 		timer_delete(vm->host_timer);
 	if (vm->console)
 		console_destroy(vm->console);
+	plug_destroy(vm);
+	aio_destroy(vm->aio);
 	user_free(vm->user);
 	if (vm->cpu)
 		bt_free(vm->cpu), engine_free(vm->cpu);
@@ -649,7 +736,8 @@ void vm_destroy(struct vm *vm)
 
 /* --- booting --- */
 
-/* What firmware leaves behind: 8259 at 0x08 and 0x70 with everything masked, SCI level triggered.
+/* What firmware leaves behind: 8259 at 0x08 and 0x70 with everything masked, SCI and PCI level
+ * triggered.
  */
 static void init_like_firmware(struct vm *vm)
 {
@@ -658,7 +746,7 @@ static void init_like_firmware(struct vm *vm)
 		u8 val;
 	} pic[] = {{0x20, 0x11}, {0x21, 0x08}, {0x21, 0x04}, {0x21, 0x01},
 		   {0x21, 0xff}, {0xa0, 0x11}, {0xa1, 0x70}, {0xa1, 0x02},
-		   {0xa1, 0x01}, {0xa1, 0xff}, {0x4d1, 0x02}};
+		   {0xa1, 0x01}, {0xa1, 0xff}, {0x4d1, 0x0e}};
 	unsigned i;
 
 	for (i = 0; i < ARRAY_LEN(pic); i++)
@@ -668,8 +756,11 @@ static void init_like_firmware(struct vm *vm)
 
 static int put_acpi_tables(struct vm *vm, char *err, size_t errlen)
 {
-	const struct acpi_config cfg = {
-	    .cpus = 1, .com1 = vm->cfg->serial_count > 0, .com2 = vm->cfg->serial_count > 1};
+	const struct acpi_config cfg = {.cpus = 1,
+					.com1 = vm->cfg->serial_count > 0,
+					.com2 = vm->cfg->serial_count > 1,
+					.pci_high_base = vm->pci.cfg.high_base,
+					.pci_high_size = vm->pci.cfg.high_size};
 	u8 *buf;
 	int n;
 
@@ -694,6 +785,8 @@ static void reset_chips(struct vm *vm)
 	mc146818_reset(&vm->rtc);
 	i8042_reset(&vm->kbd);
 	acpi_pm_reset(&vm->pm);
+	plug_reset(vm);
+	pci_reset(&vm->pci);
 	isa_irq(vm, 13, 0);
 	for (i = 0; i < vm->cfg->serial_count; i++)
 		ns16550_reset(&vm->uart[i]);

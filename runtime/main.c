@@ -9,8 +9,10 @@
 
 #include "cmdline.h"
 #include "console.h"
+#include "doctor.h"
 #include "exit_status.h"
 #include "lowland.h"
+#include "plug.h"
 #include "report.h"
 #include "vm.h"
 
@@ -53,7 +55,10 @@ int main(int argc, char **argv)
 
 	occupy_standard_descriptors();
 	ignore_signals_of_output();
-	if (lowland_enter(err, sizeof(err))) {
+	status = lowland_enter(err, sizeof(err));
+	if (argc > 1 && !strcmp(argv[1], "doctor"))
+		return finish_stdout(doctor_main(argc - 1, argv + 1, status ? err : NULL));
+	if (status) {
 		report_error(err);
 		return STATUS_ERROR;
 	}
@@ -63,6 +68,9 @@ int main(int argc, char **argv)
 	}
 	switch (cfg.action) {
 	case ACTION_HELP: cmdline_print_help(stdout); return finish_stdout(STATUS_OK);
+	case ACTION_DEVICE_HELP:
+		plug_print_help(stdout, cfg.device_help);
+		return finish_stdout(STATUS_OK);
 	case ACTION_VERSION:
 		printf("ringshift " RINGSHIFT_VERSION "\n");
 		return finish_stdout(STATUS_OK);

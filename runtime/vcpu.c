@@ -51,6 +51,7 @@ static void look_at_events(struct vm *vm)
 	timerq_run(&vm->timers);
 	vm->timers.rearm(vm->timers.opaque, timerq_next(&vm->timers));
 	console_poll(vm->console);
+	aio_run(vm->aio);
 }
 
 static void report(struct vm *vm, const char *what)

@@ -9,12 +9,14 @@
 #include <time.h>
 
 #include "acpi_pm.h"
+#include "aio.h"
 #include "bus.h"
 #include "cmdline.h"
 #include "console.h"
 #include "cpu.h"
 #include "cpuid_model.h"
 #include "debug_exit.h"
+#include "dma.h"
 #include "i8042.h"
 #include "i8254.h"
 #include "i8259.h"
@@ -23,6 +25,7 @@
 #include "mc146818.h"
 #include "msr.h"
 #include "ns16550.h"
+#include "pci.h"
 #include "pvclock.h"
 #include "ram.h"
 #include "timer.h"
@@ -36,6 +39,8 @@ struct vm {
 	struct ram ram;
 	struct bus bus;
 	struct timerq timers;
+	struct aio *aio;
+	struct dma dma;
 	struct stats stats;
 	const struct config *cfg;
 
@@ -46,13 +51,15 @@ struct vm {
 	struct mc146818 rtc;
 	struct i8042 kbd;
 	struct acpi_pm pm;
+	struct pci_bus pci;
 	struct ns16550 uart[SERIAL_MAX];
 	struct debug_exit debug_exit;
 	struct debugcon debugcon;
 	struct console *console;
 	gpa_t rsdp; /* 0: no ACPI */
 
-	struct user *user; /* NULL: ring 3 is stepped */
+	struct plugged *plugged; /* devices of the command line (plug.h), the last one first */
+	struct user *user;       /* NULL: ring 3 is stepped */
 	struct cpuid_model cpuid;
 	struct msr_state msrs;
 	struct pvclock clock;

@@ -549,7 +549,7 @@ Test(translate, a_return_looks_its_target_up)
 	want32(x, CTX(x, bt.moved));
 	want32(x, 8);
 	want_hex(x, "58");
-	want_jmp(x, b, x->bt->lookup_at);
+	want_jmp(x, b, x->bt->lookup_at[R64H]);
 	expect_start(x, b, "ret");
 	close_world(x);
 }
