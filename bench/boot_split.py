@@ -32,8 +32,8 @@ SETUP = ("start", "spaces", "other")
 
 # Object files, as they are in the build; the first that matches.
 OBJECTS = [(r"libdecoder|capstone", "decode"),
-           (r"libbt\.a.*(/|:)(translate|tr_\w+|relocate|common_code|check_recovery)\.c", "emit"),
-           (r"libbt\.a.*(/|:)(block|site|bt_run)\.c", "find"),
+           (r"libbt\.a.*(/|:)(translate|tr_\w+|relocate|common_code|check_recovery|bind)\.c", "emit"),
+           (r"libbt\.a.*(/|:)(block|block_table|site|bt_run|regime)\.c", "find"),
            (r"libbt\.a.*(/|:)(recover|thunk_fault)\.c|signal_entry", "faults"),
            (r"libmmu\.a.*(/|:)shadow", "shadow"),
            (r"libruntime\.a.*(/|:)(space|user)", "spaces"),

@@ -80,7 +80,7 @@ static void block_forget(struct bt *bt, struct block *b)
 
 	/* Whoever is chained to it leaves by its tail. */
 	front_drop(bt, b->pc);
-	HASH_DEL(bt->blocks, b);
+	block_table_remove(&bt->blocks, b->pc);
 	p[0] = 0xe9;
 	rel = b->tail - (b->host + 5);
 	memcpy(p + 1, &rel, 4);
@@ -157,6 +157,7 @@ void bt_code_written(struct bt *bt, gpa_t gpa, u64 len)
 	struct code_va *v;
 	unsigned first = gpa & ~PAGE_MASK;
 
+	bt->written_at = bt->c->stats->n[STAT_bt_entries];
 	for (v = bt->by_gpa[gpa >> 12]; v; v = v->alias)
 		page_drop(bt, v, first, first + len);
 }
@@ -239,7 +240,7 @@ void bt_flush(struct bt *bt)
 	enum regime r;
 	u32 i;
 
-	HASH_CLEAR(hh, bt->blocks);
+	block_table_clear(&bt->blocks);
 	for (r = 0; r < REGIMES; r++) {
 		if (bt->n_of[r] >= BT_FRONT_SIZE / 16)
 			front_clear(bt, r);
@@ -340,7 +341,7 @@ static void block_enlist(struct bt *bt, struct block *b, gpa_t gpa, const struct
 	}
 	bt->by_host[bt->n_blocks++] = b;
 	bt->n_of[regime_of(b->pc)]++;
-	HASH_ADD(hh, bt->blocks, pc, sizeof(b->pc), b);
+	block_table_add(&bt->blocks, b->pc, b);
 }
 
 static struct block *make(struct bt *bt)
@@ -374,7 +375,7 @@ struct block *bt_find_block(struct bt *bt)
 	struct block *b;
 
 	bt->c->stats->n[STAT_bt_lookups]++;
-	HASH_FIND(hh, bt->blocks, &pc, sizeof(pc), b);
+	b = block_table_find(&bt->blocks, pc);
 	return b ? b : make(bt);
 }
 
@@ -450,6 +451,7 @@ void bt_free(struct cpu *c)
 		munmap(bt->rw, BT_AREA_SIZE);
 	if (bt->fd >= 0)
 		close(bt->fd);
+	block_table_free(&bt->blocks);
 	free(bt->by_host);
 	ram_page_array_free(c->mmu.ram, bt->by_gpa, sizeof(bt->by_gpa[0]));
 	free(bt->links);
@@ -529,6 +531,7 @@ int bt_init(struct cpu *c, void *area)
 	bt->c = c;
 	bt->fd = -1;
 	bt->limit = BT_AREA_SIZE;
+	block_table_init(&bt->blocks);
 	bt->rx = bt->rw = MAP_FAILED;
 	bt->by_host = calloc(MAX_BLOCKS, sizeof(bt->by_host[0]));
 	bt->by_gpa = ram_page_array(c->mmu.ram, sizeof(bt->by_gpa[0]));

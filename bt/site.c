@@ -6,6 +6,11 @@
  * Those that have met a device are no special case: that the TLB does not know their operand costs
  * little beside the access (mmio_read of bench/nano.py), and a loop that has once copied to a
  * device is fast for RAM.
+ *
+ * Code that writes to code faults each time, some 10,000 cycles: a kernel that patches itself while
+ * it boots does so thousands of times, from a few places. After some faults such a place is
+ * promoted, too, and misses in the software TLB instead. Once nothing has been patched for a while
+ * it is an ordinary place again, since it may be the kernel's memcpy.
  */
 #include "translate.h"
 
@@ -17,8 +22,12 @@
 /* Linux has some hundred. A guest that has more loses them all, and promotes them anew. */
 #define MAX_SITES 65536u
 
+#define WRITER_FAULTS 8u
+#define WRITERS_QUIET 20000u /* entries of translated code without a write to code */
+
 struct site {
 	u64 pc;
+	bool writes_code;
 	UT_hash_handle hh; /* by pc */
 };
 
@@ -35,9 +44,15 @@ bool bt_is_promoted(const struct bt *bt, u64 pc)
 	return find(bt, pc);
 }
 
+static enum stat_id counter_of(enum bt_step why)
+{
+	return why == STEP_DEVICE ? STAT_bt_promotions_device
+	       : why == STEP_CODE ? STAT_bt_promotions_code
+				  : STAT_bt_promotions;
+}
+
 void bt_promote(struct bt *bt, u64 pc, enum bt_step why)
 {
-	struct stats *stats = bt->c->stats;
 	struct site *s;
 
 	if (find(bt, pc))
@@ -48,8 +63,44 @@ void bt_promote(struct bt *bt, u64 pc, enum bt_step why)
 	BUG_ON(!s);
 	s->pc = pc;
 	HASH_ADD(hh, bt->sites, pc, sizeof(s->pc), s);
-	stats->n[why == STEP_DEVICE ? STAT_bt_promotions_device : STAT_bt_promotions]++;
+	s->writes_code = why == STEP_CODE;
+	bt->n_writers += s->writes_code;
+	bt->c->stats->n[counter_of(why)]++;
 	bt_drop_at(bt, pc);
+}
+
+void bt_note_writer(struct bt *bt, u64 pc)
+{
+	const struct op *o;
+	unsigned i = (pc ^ pc >> 6) % ARRAY_LEN(bt->writer);
+
+	if (bt->writer[i].pc != pc) {
+		bt->writer[i].pc = pc;
+		bt->writer[i].faults = 0;
+	}
+	if (++bt->writer[i].faults < WRITER_FAULTS)
+		return;
+	o = op_fetch(bt->c);
+	if (o->exec == exec_mem && !o->in.state) /* others would be stepped from then on */
+		bt_promote(bt, pc, STEP_CODE);
+}
+
+void bt_forget_writers(struct bt *bt)
+{
+	struct site *s, *tmp;
+	u64 quiet = bt->c->stats->n[STAT_bt_entries] - bt->written_at;
+
+	if (likely(!bt->n_writers) || quiet < WRITERS_QUIET)
+		return;
+	HASH_ITER(hh, bt->sites, s, tmp)
+	{
+		if (s->writes_code) {
+			bt_drop_at(bt, s->pc);
+			HASH_DEL(bt->sites, s);
+			free(s);
+		}
+	}
+	bt->n_writers = 0;
 }
 
 void bt_forget_sites(struct bt *bt)
@@ -61,4 +112,5 @@ void bt_forget_sites(struct bt *bt)
 		HASH_DEL(bt->sites, s);
 		free(s);
 	}
+	bt->n_writers = 0;
 }

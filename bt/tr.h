@@ -28,6 +28,7 @@ struct tr {
 		FS_UNKNOWN,
 		FS_HOST
 	} fs;                  /* what that holds: the GS base with the bias, or C's */
+	bool promoted;         /* the instruction being translated is (site.c) */
 	const struct insn *in; /* being translated, NULL: none */
 	bool ecx_known;        /* RCX holds ecx */
 	u32 ecx;

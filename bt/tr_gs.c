@@ -134,9 +134,9 @@ static bool is_base_insn(const struct insn *in, exec_fn *f)
 
 void tr_settle_for(struct tr *t, const struct insn *in, exec_fn *f)
 {
-	bool computes = (f == exec_reg || f == exec_nop) && !in->state;
+	bool computes = (f == exec_reg || f == exec_nop) && !in->state && !t->promoted;
 
-	if (bt_is_promoted(t->bt, t->at) || (!computes && !is_base_insn(in, f)))
+	if (t->swapped && !computes && !is_base_insn(in, f))
 		tr_settle_bases(t);
 	if (in->seg == SEG_GS || tr_ends_block(f))
 		tr_settle_fs(t, false);

@@ -233,7 +233,7 @@ bool tr_string(struct tr *t, const struct insn *in)
 
 	if (in->opcode < 0xa4 || in->addrsize != 8 || in->seg == SEG_FS) /* INS, OUTS */
 		return false;
-	if (!bt_is_promoted(t->bt, t->at) || (!u.rdi && !u.rsi)) {
+	if (!t->promoted || (!u.rdi && !u.rsi)) {
 		tr_string_biased(t, in, &u);
 		return true;
 	}

@@ -130,7 +130,7 @@ static bool tr_ordinary(struct tr *t, const struct insn *in)
 
 	if (f == exec_string)
 		return tr_string(t, in);
-	if (bt_is_promoted(t->bt, t->at))
+	if (t->promoted)
 		return tr_checked(t, in, f);
 	if (in->state)
 		return tr_vector(t, in, f);
@@ -223,8 +223,9 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 			return done + 1;
 		}
 		f = op_bind(&in, &wants_thunk);
+		t->promoted = bt_is_promoted(bt, t->at);
 		tr_settle_for(t, &in, f);
-		if (tr_ends_block(f) && !bt_is_promoted(bt, t->at)) {
+		if (tr_ends_block(f) && !t->promoted) {
 			if (!tr_control(t, &in, f))
 				tr_callout(t);
 			return done + len;

@@ -6,6 +6,7 @@
 #ifndef RINGSHIFT_TRANSLATE_H
 #define RINGSHIFT_TRANSLATE_H
 
+#include "block_table.h"
 #include "bt_run.h"
 #include "emit_x64.h"
 #include "op.h"
@@ -83,7 +84,6 @@ struct block {
 	struct block *next_ending; /* there */
 	unsigned n_recovery;
 	struct recovery *recovery;
-	UT_hash_handle hh; /* by pc */
 };
 
 /* A guest-linear page that has blocks, and where it was mapped when they were made. */
@@ -129,8 +129,8 @@ struct bt {
 	u32 vec_load_at[VEC_CLASSES];
 	u32 miss_at; /* of checked sites; miss_leave_at: those that do not come back */
 	u32 miss_leave_at;
-	struct block *blocks;
-	struct block **by_host; /* in order of host offset */
+	struct block_table blocks; /* by pc */
+	struct block **by_host;    /* in order of host offset */
 	u32 n_blocks;
 	u32 n_of[REGIMES]; /* blocks made since the last flush */
 	u32 n_non_global;  /* pages */
@@ -144,6 +144,12 @@ struct bt {
 	/* A table for each regime, below 2 GiB; tag: minus the guest PC. */
 	u64 *front_tag[REGIMES], *front_host[REGIMES];
 	struct site *sites; /* promoted ones, by pc */
+	u32 n_writers;      /* of them: for writing code */
+	u64 written_at;     /* STAT_bt_entries when code was last written */
+	struct {
+		u64 pc;
+		u32 faults;
+	} writer[64]; /* places that have written to code */
 	bool no_chain, one_insn, check_recovery;
 	u32 limit;       /* bytes of the area that are used */
 	u64 flush_every; /* blocks; 0: flush when full */
@@ -186,6 +192,11 @@ bool bt_is_promoted(const struct bt *bt, u64 pc);
 /* Drops the blocks that hold it. */
 void bt_promote(struct bt *bt, u64 pc, enum bt_step why);
 void bt_forget_sites(struct bt *bt);
+/* The instruction at pc, which is the CPU's RIP, has faulted because it writes to code. May raise.
+ */
+void bt_note_writer(struct bt *bt, u64 pc);
+/* Those promoted for that are so no longer, if no code has been written for a while. */
+void bt_forget_writers(struct bt *bt);
 
 /* Host address of the block at c->rip, translating it if need be; 0 if it must be stepped. */
 u64 bt_find(struct bt *bt);

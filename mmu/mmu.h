@@ -117,10 +117,10 @@ struct tlb_entry {
 	uintptr_t addend; /* host address = linear + addend */
 	u64 flags;        /* TLB_GLOBAL and what tlb.c keeps for itself */
 };
-#define TLB_GLOBAL     1ull
-#define TLB_LISTED     2ull /* the slot is in `filled` */
-#define TLB_SHIFT_POS  8    /* bits 8 to 15: log2 of the size of the guest's page */
-#define TLB_SHIFT_MASK 0xff00ull
+#define TLB_GLOBAL         1ull
+#define TLB_LISTED(global) ((global) ? 4ull : 2ull) /* the slot is in mmu.filled[global] */
+#define TLB_SHIFT_POS      8 /* bits 8 to 15: log2 of the size of the guest's page */
+#define TLB_SHIFT_MASK     0xff00ull
 
 struct shadow;
 
@@ -154,9 +154,12 @@ struct mmu {
 	/* Supervisor writes shall all go to mmu_translate, too (the lockstep check). Set while the
 	 * TLB is empty. */
 	bool watch_writes;
-	gva_t large_start, large_last; /* linear range of all large pages cached, both inclusive */
-	u16 filled[2 * TLB_SIZE];      /* slots that may hold a tag: user << TLB_BITS | index */
-	unsigned n_filled;
+	struct tlb_list {
+		u16 slot[2 * TLB_SIZE]; /* that may hold a tag: user << TLB_BITS | index */
+		unsigned n;
+		/* linear range of all large pages cached, both inclusive */
+		gva_t large_start, large_last;
+	} filled[2]; /* [global]: each slot with a tag is in that of its flags */
 	struct tlb_io io[2][TLB_IO_SIZE]; /* [user]; any flush of any address empties it */
 	bool io_used;
 };

@@ -5,12 +5,13 @@
  *   - all valid tags of a slot name the same page, and addend belongs to that page; a slot filled
  *     for another page, or for another translation of the same one, loses its old tags first;
  *   - a write tag exists only for RAM whose leaf has D set and whose code mark is clear;
- *   - a slot with any valid tag is in the list `filled`. Flushes walk that list, not the array, so
- *     a process switch costs what was used since the last one.
+ *   - a slot with any valid tag is in one of two lists: that of global pages or that of others.
+ *     Flushes walk the lists, not the array, so a process switch costs what was used since the
+ *     last one.
  *
  * A slot remembers the size of the page it was cut from, since INVLPG of one address drops every
- * piece of a large page (SDM vol. 3, 4.10.4.1). large_start and large_last bound the large pages
- * cached, so that an INVLPG elsewhere looks at one slot of each half only.
+ * piece of a large page (SDM vol. 3, 4.10.4.1). large_start and large_last of a list bound the
+ * large pages cached, so that an INVLPG elsewhere looks at one slot of each half only.
  */
 #include <string.h>
 
@@ -22,9 +23,9 @@ static struct tlb_entry *slot(struct mmu *m, bool user, gva_t va)
 	return &m->tlb[user][(va >> 12) & (TLB_SIZE - 1)];
 }
 
-static struct tlb_entry *filled_slot(struct mmu *m, unsigned i)
+static struct tlb_entry *filled_slot(struct mmu *m, const struct tlb_list *l, unsigned i)
 {
-	return &m->tlb[m->filled[i] >> TLB_BITS][m->filled[i] & (TLB_SIZE - 1)];
+	return &m->tlb[l->slot[i] >> TLB_BITS][l->slot[i] & (TLB_SIZE - 1)];
 }
 
 static unsigned entry_shift(const struct tlb_entry *e)
@@ -51,16 +52,16 @@ static void drop_io(struct mmu *m)
 	m->io_used = false;
 }
 
-static void forget_large(struct mmu *m)
+static void forget_large(struct tlb_list *l)
 {
-	m->large_start = ~0ull;
-	m->large_last = 0;
+	l->large_start = ~0ull;
+	l->large_last = 0;
 }
 
-static void note_large(struct mmu *m, gva_t page, unsigned shift)
+static void note_large(struct tlb_list *l, gva_t page, unsigned shift)
 {
-	m->large_start = MIN(m->large_start, ALIGN_DOWN(page, BIT(shift)));
-	m->large_last = MAX(m->large_last, page | (BIT(shift) - 1));
+	l->large_start = MIN(l->large_start, ALIGN_DOWN(page, BIT(shift)));
+	l->large_last = MAX(l->large_last, page | (BIT(shift) - 1));
 }
 
 void mmu_init(struct mmu *m, struct ram *ram, struct stats *stats, unsigned maxphyaddr)
@@ -73,7 +74,8 @@ void mmu_init(struct mmu *m, struct ram *ram, struct stats *stats, unsigned maxp
 			drop_tags(&m->tlb[half][i]);
 	m->io_used = true;
 	drop_io(m);
-	forget_large(m);
+	for (half = 0; half < 2; half++)
+		forget_large(&m->filled[half]);
 	m->ram = ram;
 	m->stats = stats;
 	m->pg.maxphyaddr = maxphyaddr;
@@ -81,18 +83,22 @@ void mmu_init(struct mmu *m, struct ram *ram, struct stats *stats, unsigned maxp
 
 static void flush_tlb(struct mmu *m)
 {
-	unsigned i;
+	unsigned global, i;
 
 	m->stats->n[STAT_tlb_flushes]++;
-	for (i = 0; i < m->n_filled; i++) {
-		struct tlb_entry *e = filled_slot(m, i);
+	for (global = 0; global < 2; global++) {
+		struct tlb_list *l = &m->filled[global];
 
-		drop_tags(e);
-		e->flags = 0;
+		for (i = 0; i < l->n; i++) {
+			struct tlb_entry *e = filled_slot(m, l, i);
+
+			drop_tags(e);
+			e->flags = 0;
+		}
+		l->n = 0;
+		forget_large(l);
 	}
-	m->n_filled = 0;
 	drop_io(m);
-	forget_large(m);
 }
 
 void mmu_flush_all(struct mmu *m)
@@ -106,24 +112,24 @@ void mmu_flush_all(struct mmu *m)
 
 void mmu_flush_non_global(struct mmu *m)
 {
-	unsigned i, kept = 0;
+	struct tlb_list *l = &m->filled[false];
+	unsigned i;
 
 	m->stats->n[STAT_tlb_flushes]++;
 	drop_io(m);
-	forget_large(m);
-	for (i = 0; i < m->n_filled; i++) {
-		struct tlb_entry *e = filled_slot(m, i);
+	for (i = 0; i < l->n; i++) {
+		struct tlb_entry *e = filled_slot(m, l, i);
 
-		if ((e->flags & TLB_GLOBAL) && entry_page(e) != TLB_INVALID) {
-			if (entry_shift(e) > 12)
-				note_large(m, entry_page(e), entry_shift(e));
-			m->filled[kept++] = m->filled[i];
+		if (e->flags &
+		    TLB_GLOBAL) { /* holds another page by now, and is in the other list */
+			e->flags &= ~TLB_LISTED(false);
 		} else {
 			drop_tags(e);
-			e->flags = 0;
+			e->flags &= TLB_LISTED(true);
 		}
 	}
-	m->n_filled = kept;
+	l->n = 0;
+	forget_large(l);
 	if (m->shadow)
 		shadow_revalidate(m->shadow, &m->pg);
 	if (m->follower)
@@ -144,12 +150,14 @@ static void drop_page(struct mmu *m, gva_t va)
 }
 
 /* Drop every piece of the large pages that hold va. */
-static void drop_large(struct mmu *m, gva_t va)
+static void drop_large(struct mmu *m, const struct tlb_list *l, gva_t va)
 {
 	unsigned i;
 
-	for (i = 0; i < m->n_filled; i++) {
-		struct tlb_entry *e = filled_slot(m, i);
+	if (va < l->large_start || va > l->large_last)
+		return;
+	for (i = 0; i < l->n; i++) {
+		struct tlb_entry *e = filled_slot(m, l, i);
 		unsigned shift = entry_shift(e);
 
 		if (shift > 12 && entry_page(e) >> shift == va >> shift)
@@ -162,8 +170,8 @@ void mmu_invlpg(struct mmu *m, gva_t va)
 	m->stats->n[STAT_invlpgs]++;
 	drop_io(m);
 	drop_page(m, va);
-	if (va >= m->large_start && va <= m->large_last)
-		drop_large(m, va);
+	drop_large(m, &m->filled[false], va);
+	drop_large(m, &m->filled[true], va);
 	if (m->shadow)
 		shadow_invlpg(m->shadow, &m->pg, va);
 	if (m->follower)
@@ -173,14 +181,16 @@ void mmu_invlpg(struct mmu *m, gva_t va)
 void mmu_revoke_write(struct mmu *m, gpa_t page)
 {
 	uintptr_t host = (uintptr_t)m->ram->window + (page & PAGE_MASK);
-	unsigned i;
+	unsigned global, i;
 
-	for (i = 0; i < m->n_filled; i++) {
-		struct tlb_entry *e = filled_slot(m, i);
+	for (global = 0; global < 2; global++)
+		for (i = 0; i < m->filled[global].n; i++) {
+			struct tlb_entry *e = filled_slot(m, &m->filled[global], i);
 
-		if (e->tag[MMU_WRITE] != TLB_INVALID && e->tag[MMU_WRITE] + e->addend == host)
-			e->tag[MMU_WRITE] = TLB_INVALID;
-	}
+			if (e->tag[MMU_WRITE] != TLB_INVALID &&
+			    e->tag[MMU_WRITE] + e->addend == host)
+				e->tag[MMU_WRITE] = TLB_INVALID;
+		}
 	if (m->shadow)
 		shadow_revoke_write(m->shadow, page);
 	if (m->follower)
@@ -214,11 +224,15 @@ void mmu_set_paging(struct mmu *m, const struct paging *pg)
 /* Ready the slot of a page for tags that say `addend` and `flags`. */
 static struct tlb_entry *claim(struct mmu *m, gva_t page, bool user, uintptr_t addend, u64 flags)
 {
+	const u64 listed = TLB_LISTED(true) | TLB_LISTED(false);
 	struct tlb_entry *e = slot(m, user, page);
+	bool global = flags & TLB_GLOBAL;
+	struct tlb_list *l = &m->filled[global];
 
-	flags |= TLB_LISTED;
-	if (!(e->flags & TLB_LISTED))
-		m->filled[m->n_filled++] = (u16)(user << TLB_BITS | (e - m->tlb[user]));
+	flags |= (e->flags & listed) | TLB_LISTED(global);
+	if (!(e->flags & TLB_LISTED(global)))
+		l->slot[l->n++] = (u16)(user << TLB_BITS | (e - m->tlb[user]));
+	e->flags |= TLB_LISTED(global);
 	if (entry_page(e) != page || e->addend != addend || e->flags != flags) {
 		drop_tags(e);
 		e->addend = addend;
@@ -251,7 +265,7 @@ static void fill(struct mmu *m, gva_t va, enum mmu_access access, bool user, con
 			e->tag[MMU_WRITE] = page;
 	}
 	if (w->shift > 12)
-		note_large(m, page, w->shift);
+		note_large(&m->filled[w->global], page, w->shift);
 }
 
 /* --- devices --- */

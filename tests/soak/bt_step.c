@@ -812,12 +812,12 @@ int main(int argc, char **argv)
 	       (unsigned long long)s.bt.stats.n[STAT_bt_callouts],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_kicks],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_dropped]);
-	printf(
-	    "%llu promotions, %llu misses of checked sites, %llu times vector state was loaded\n",
-	    (unsigned long long)s.bt.stats.n[STAT_bt_promotions],
-	    (unsigned long long)s.bt.stats.n[STAT_bt_checked_misses],
-	    (unsigned long long)s.bt.stats.n[STAT_bt_vector_loads]);
-	printf("%llu changes of regime\n",
+	printf("%llu promotions, %llu for writing code, %llu misses of checked sites\n",
+	       (unsigned long long)s.bt.stats.n[STAT_bt_promotions],
+	       (unsigned long long)s.bt.stats.n[STAT_bt_promotions_code],
+	       (unsigned long long)s.bt.stats.n[STAT_bt_checked_misses]);
+	printf("%llu times vector state was loaded, %llu changes of regime\n",
+	       (unsigned long long)s.bt.stats.n[STAT_bt_vector_loads],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_regime_switches]);
 	printf("%llu passed, %llu failed\n", (unsigned long long)(t.tests - t.bad),
 	       (unsigned long long)t.bad);
