@@ -124,6 +124,21 @@ def stop_and_cont(setup, sh, q):
     check(not log, f"the guest has noticed: {log!r}")
 
 
+def clock_stops(sh, q, source):
+    """A clock of the VM's own does not count while it is stopped."""
+    here = "/sys/devices/system/clocksource/clocksource0"
+    sh.run(f"echo {source} >{here}/current_clocksource")
+    begin = float(sh.run("cat /proc/uptime").split()[0])
+    asked = sh.asked
+    q.execute("stop")
+    time.sleep(2)  # a longer gap of the ACPI timer's 24 bits Linux takes for none
+    q.execute("cont")
+    passed = float(sh.run("cat /proc/uptime").split()[0]) - begin
+    host = sh.answered - asked
+    sh.equals(f"cat {here}/current_clocksource", source)
+    check(0 <= passed < host - 1.5, f"{source}: {passed} s in the guest, {host} s here, 2 of them stopped")
+
+
 def crowds(path, sh):
     """A client that asks and does not read; one that leaves in the middle."""
     with Qmp(path) as stuck:
@@ -201,6 +216,9 @@ def qmp(setup, shell):
                 if not setup.args.qemu:
                     schema(q)
                 stop_and_cont(setup, sh, q)
+                clock_stops(sh, q, "acpi_pm")
+                if not setup.args.qemu:  # its TCG has none
+                    clock_stops(sh, q, "kvm-clock")
             if not setup.args.qemu:  # it keeps all answers until somebody reads them
                 crowds(path, sh)
             monitor_on_the_terminal(sh)
