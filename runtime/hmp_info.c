@@ -129,47 +129,6 @@ static void mtree(struct vm *vm, FILE *out, const char *args)
 	mtree_space(&vm->bus, out, BUS_PORT, "ports");
 }
 
-static void pci_function(FILE *out, const struct pci_dev *d)
-{
-	u32 class = pci_get(d, PCI_REVISION, 4) >> 16;
-
-	fprintf(
-	    out, "  Bus  0, device %3u, function 0:\n    %s: class %04x, PCI device %04x:%04x\n",
-	    d->slot, d->name, class, pci_get(d, PCI_VENDOR_ID, 2), pci_get(d, PCI_DEVICE_ID, 2));
-	if (d->cfg[PCI_INTERRUPT_PIN])
-		fprintf(out, "      IRQ %u, pin %c%s\n", d->cfg[PCI_INTERRUPT_LINE],
-			'A' + d->cfg[PCI_INTERRUPT_PIN] - 1, d->intx ? ", asserted" : "");
-	for (unsigned i = 0; i < PCI_BARS; i++) {
-		const struct pci_bar *bar = &d->bar[i];
-
-		if (!bar->size)
-			continue;
-		fprintf(out, "      BAR%u: %s bit %smemory ", i, bar->is64 ? "64" : "32",
-			bar->prefetch ? "prefetchable " : "");
-		if (bar->mapped)
-			fprintf(out, "at 0x%llx [0x%llx]\n", (unsigned long long)bar->base,
-				(unsigned long long)(bar->base + bar->size - 1));
-		else
-			fprintf(out, "(not mapped) size 0x%llx\n", (unsigned long long)bar->size);
-	}
-}
-
-static void pci(struct vm *vm, FILE *out, const char *args)
-{
-	(void)args;
-	for (unsigned i = 0; i < PCI_SLOTS; i++)
-		if (vm->pci.dev[i])
-			pci_function(out, vm->pci.dev[i]);
-}
-
-static void qtree(struct vm *vm, FILE *out, const char *args)
-{
-	(void)args;
-	for (struct plugged *p = vm->plugged; p; p = p->next)
-		if (p->describe)
-			p->describe(p, out);
-}
-
 static void show_chardev(void *out, const char *id, const char *filename, bool used)
 {
 	fprintf(out, "%s: filename=%s%s\n", id, filename, used ? "" : " (not used)");
@@ -191,6 +150,7 @@ static void spaces(struct vm *vm, FILE *out, const char *args)
 }
 
 const struct hmp_entry hmp_info[] = {
+    {"balloon", "", "how much memory the balloon leaves the guest", hmp_info_balloon},
     {"chardev", "", "character devices", chardev},
     {"cpus", "", "the processor", cpus},
     {"irq", "", "interrupt controllers", irq},
@@ -198,9 +158,9 @@ const struct hmp_entry hmp_info[] = {
     {"mem", "", "linear memory that is mapped", hmp_info_mem},
     {"mtree", "", "what answers at which address and port", mtree},
     {"name", "", "the VM's name", name},
-    {"pci", "", "PCI functions", pci},
     {"pic", "", "the same as irq", irq},
-    {"qtree", "", "devices of the command line", qtree},
+    {"pci", "", "PCI functions", hmp_info_pci},
+    {"qtree", "", "devices of the command line", hmp_info_qtree},
     {"registers", "", "the processor's registers", registers},
     {"spaces", "", "user spaces", spaces},
     {"stats", "[json]", "ringshift's counters", stats},

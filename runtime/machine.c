@@ -19,9 +19,11 @@
 
 #include "acpi_tables.h"
 #include "bt_run.h"
+#include "drive.h"
 #include "loader.h"
 #include "lowland.h"
 #include "monitor.h"
+#include "netdevs.h"
 #include "plug.h"
 #include "step.h"
 #include "symbols.h"
@@ -417,6 +419,15 @@ static void dma_wrote(void *opaque, gpa_t gpa, u64 len)
 	ram_note_write(&vm->ram, gpa, len);
 }
 
+static void dma_discard_pages(void *opaque, gpa_t gpa, u64 len)
+{
+	struct vm *vm = opaque;
+	gpa_t start = ALIGN_UP(gpa, PAGE_SIZE), end = ALIGN_DOWN(gpa + len, PAGE_SIZE);
+
+	if (end > start && start >= gpa && !ram_discard(&vm->ram, start, end - start))
+		vm->stats.n[STAT_ram_discarded] += (end - start) / PAGE_SIZE;
+}
+
 static void *aio_spawn(void *(*fn)(void *), void *arg)
 {
 	struct lowland_thread *t = malloc(sizeof(*t));
@@ -699,7 +710,10 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	vm->ram_made = true;
 	bus_init(&vm->bus, &vm->stats);
 	timerq_init(&vm->timers, vm_now, vm, &vm->stats);
-	vm->dma = (struct dma){.ptr = dma_ram, .written = dma_wrote, .opaque = vm};
+	vm->dma = (struct dma){.ptr = dma_ram,
+			       .written = dma_wrote,
+			       .discard = dma_discard_pages,
+			       .opaque = vm};
 	rc = init_cpu(vm, err, errlen);
 	if (rc)
 		return rc;
@@ -724,7 +738,11 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	vm->timers.rearm = rearm;
 	rc = init_chardevs(vm, err, errlen);
 	rc = rc ? rc : init_ports(vm, err, errlen);
+	rc = rc ? rc : drive_open_all(vm, err, errlen);
+	rc = rc ? rc : netdevs_create(vm, err, errlen);
 	rc = rc ? rc : plug_devices(vm, err, errlen);
+	rc = rc ? rc : drive_plug_all(vm, err, errlen);
+	rc = rc ? rc : nics_create(vm, err, errlen);
 	return rc ? rc : monitors_create(&vm->monitors, vm, err, errlen);
 }
 
@@ -733,6 +751,8 @@ void vm_destroy(struct vm *vm)
 	if (vm->host_timer_made)
 		timer_delete(vm->host_timer);
 	plug_destroy(vm);
+	drive_close_all(vm);
+	netdevs_destroy(vm);
 	monitors_destroy(vm->monitors);
 	chardevs_destroy(vm->chardevs);
 	if (vm->console)

@@ -7,9 +7,23 @@
 #include "plug.h"
 
 const struct plug_type plug_types[] = {
+    {"virtio-balloon-pci", "virtio-balloon",
+     "deflate-on-oom=on|off, free-page-reporting=on|off, "
+     "guest-stats-polling-interval=SECONDS, " PLUG_VIRTIO_HELP,
+     plug_virtio_balloon},
+    {"virtio-net-pci", "virtio-net",
+     "netdev=ID, mac=XX:XX:XX:XX:XX:XX, host_mtu=N, rx_queue_size=N, tx_queue_size=N, csum=on|off, "
+     "guest_csum=on|off, gso=on|off, host_tso4=on|off, host_tso6=on|off, guest_tso4=on|off, "
+     "guest_tso6=on|off, mrg_rxbuf=on|off, status=on|off, ctrl_vq=on|off, " PLUG_VIRTIO_HELP,
+     plug_virtio_net},
     {"virtio-rng-pci", "virtio-rng",
      "max-bytes=N, period=MS (how many random bytes in how many milliseconds), " PLUG_VIRTIO_HELP,
      plug_virtio_rng},
+    {"virtio-blk-pci", "virtio-blk",
+     "drive=ID (of -drive if=none), serial=TEXT, num-queues=N, queue-size=N, "
+     "write-cache=on|off|auto, config-wce=on|off, discard=on|off, write-zeroes=on|off, "
+     "logical_block_size=N, physical_block_size=N, " PLUG_VIRTIO_HELP,
+     plug_virtio_blk},
     {NULL, NULL, NULL, NULL},
 };
 
@@ -77,6 +91,16 @@ void plug_destroy(struct vm *vm)
 	}
 }
 
+void plug_list(struct vm *vm, FILE *out)
+{
+	for (struct plugged *p = vm->plugged; p; p = p->next) {
+		fprintf(out, "%s: ", p->id ? p->id : "(no id)");
+		if (p->describe)
+			p->describe(p, out);
+		fputc('\n', out);
+	}
+}
+
 /* --- -device --- */
 
 static int create(struct vm *vm, struct keyval *k)
@@ -101,18 +125,24 @@ static int create(struct vm *vm, struct keyval *k)
 	return vm->plugged->id ? 0 : -ENOMEM;
 }
 
-int plug_devices(struct vm *vm, char *err, size_t errlen)
+int plug_device(struct vm *vm, const char *arg, char *err, size_t errlen)
 {
 	struct keyval k;
+	int rc = keyval_parse(&k, "-device", arg, "driver", err, errlen);
+
+	if (!rc)
+		rc = create(vm, &k);
+	if (rc == -ENOMEM)
+		snprintf(err, errlen, "-device %s: out of memory", arg);
+	return rc;
+}
+
+int plug_devices(struct vm *vm, char *err, size_t errlen)
+{
 	int rc = 0;
 
-	for (unsigned i = 0; i < vm->cfg->device_count && !rc; i++) {
-		rc = keyval_parse(&k, "-device", vm->cfg->device[i], "driver", err, errlen);
-		if (!rc)
-			rc = create(vm, &k);
-		if (rc == -ENOMEM)
-			snprintf(err, errlen, "-device %s: out of memory", vm->cfg->device[i]);
-	}
+	for (unsigned i = 0; i < vm->cfg->device_count && !rc; i++)
+		rc = plug_device(vm, vm->cfg->device[i], err, errlen);
 	return rc;
 }
 
@@ -203,4 +233,15 @@ int plug_virtio(struct vm *vm, struct keyval *k, struct virtio_pci *vp, struct v
 	if (rc)
 		return keyval_fail(k, "all slots of the bus are taken");
 	return 0;
+}
+
+void plug_describe_virtio(const struct virtio_pci *vp, FILE *out)
+{
+	const struct virtio_dev *dev = vp->dev;
+
+	fprintf(out, "%s, slot %02x, features %llx of %llx, status %02x", dev->type->name,
+		vp->pci.slot, (unsigned long long)dev->driver_features,
+		(unsigned long long)dev->offered, dev->status);
+	if (dev->broken)
+		fprintf(out, ", broken: %s", dev->broken);
 }

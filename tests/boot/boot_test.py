@@ -14,6 +14,8 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ import time
 
 from console import Console, Failure
 import control
+import network
 from patching import patch_everything
 import userland as programs
 
@@ -53,6 +56,10 @@ class Setup:
 
     def __init__(self, args):
         self.args = args
+
+    def with_oracle(self):
+        """The same with QEMU, beside the emulator under test."""
+        return Setup(argparse.Namespace(**{**vars(self.args), "qemu": self.args.oracle}))
 
     def guest(self, name):
         path = os.path.join(self.args.guests, name)
@@ -357,6 +364,150 @@ def patching_generic(setup):
     patch(setup, "amd64")
 
 
+def sysfs_pci(sh):
+    """What the guest's kernel has found: {address: (vendor, device, class)}."""
+    listing = sh.run("cd /sys/bus/pci/devices && for d in *; do "
+                     "echo $d $(cat $d/vendor $d/device $d/class); done; cd")
+    return {fields[0]: tuple(fields[1:]) for fields in map(str.split, listing.splitlines())}
+
+
+def check_random(sh, name):
+    """Random bytes come from the device called name, and are not the same twice."""
+    sh.equals(f"echo {name} >/sys/class/misc/hw_random/rng_current; "
+              "cat /sys/class/misc/hw_random/rng_current", name)
+    count = "dd if=/dev/hwrng bs=512 count=32 2>/dev/null | "
+    sh.equals(count + "wc -c", "16384")
+    check(sh.con, sh.run(count + "sha256sum") != sh.run(count + "sha256sum"), "the same bytes twice")
+
+
+def rng(setup):
+    """two virtio-rng-pci, by MSI-X and by pin; PCI as the guest sees it"""
+    devices = ("-device", "virtio-rng-pci,addr=6,disable-legacy=on",
+               "-device", "virtio-rng-pci,addr=0x1f,vectors=0,event_idx=off,disable-legacy=on")
+    with Console(setup.command("-nographic", "-no-reboot", "--stats=json", *devices,
+                               *setup.linux("vmlinuz-cloud", initrd="initramfs-cloud.gz"))) as con:
+        sh = Shell(con)
+        found = sysfs_pci(sh)
+        card = ("0x1af4", "0x1044", "0x00ff00")
+        if not sh.qemu:
+            check(con, found == {"0000:00:00.0": ("0x1b36", "0x0008", "0x060000"),
+                                 "0000:00:06.0": card, "0000:00:1f.0": card}, f"PCI: {found}")
+        check(con, found["0000:00:06.0"] == found["0000:00:1f.0"] == card, f"PCI: {found}")
+        sh.run("modprobe virtio_pci && modprobe virtio-rng")
+        check_random(sh, "virtio_rng.0")
+        check_random(sh, "virtio_rng.1")
+        sh.matches("cat /proc/interrupts", r"^ *\d+: +[1-9]\d* +PCI-MSI \S+ +virtio0-input")
+        pin = r"\d+" if sh.qemu else "19"  # 16 + 0x1f % 4
+        sh.matches("cat /proc/interrupts", rf"^ *\d+: +[1-9]\d* +IO-APIC +{pin}-fasteoi +virtio1")
+        for _ in range(3):  # reset in the middle of life
+            sh.run("rmmod virtio-rng && modprobe virtio-rng")
+        check_random(sh, "virtio_rng.0")
+        check_log(sh)
+        sh.power_off()
+        if not setup.args.qemu:
+            stats = json.loads(con.stderr())
+            check(con, stats["msi_sent"] > 50 and stats["pci_intx"] > 50, "no interrupts?")
+            check(con, stats["virtio_broken"] == 0, "a device was broken")
+
+
+def rng_noacpi(setup):
+    """the same without ACPI: PCI by mechanism 1, a pin to the 8259"""
+    with Console(setup.command("-nographic", "-no-reboot", "-no-acpi", "-device",
+                               "virtio-rng-pci,addr=6,disable-legacy=on",
+                               *setup.linux("vmlinuz-cloud", "acpi=off noapic nolapic pci=nomsi",
+                                            initrd="initramfs-cloud.gz"))) as con:
+        sh = Shell(con)
+        sh.run("modprobe virtio_pci && modprobe virtio-rng")
+        check_random(sh, "virtio_rng.0")
+        sh.matches("cat /proc/interrupts", r"^ *1[01]: +[1-9]\d* +XT-PIC +virtio0")
+        check_log(sh)
+        sh.reboot()
+
+
+class Qmp:
+    """A client of the machine protocol on a unix socket."""
+
+    def __init__(self, path):
+        deadline = time.monotonic() + END
+        self.socket = socket.socket(socket.AF_UNIX)
+        while True:
+            try:
+                self.socket.connect(path)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        self.file = self.socket.makefile("rw")
+        self.file.readline()
+        self.ask("qmp_capabilities")
+
+    def ask(self, command, **arguments):
+        self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self.file.flush()
+        while True:
+            answer = json.loads(self.file.readline())
+            if "event" not in answer:
+                return answer
+
+
+def ram_taken(con):
+    """MiB of guest RAM that the host has given ringshift."""
+    fds = f"/proc/{con.process.pid}/fd"
+    ram = [f"{fds}/{n}" for n in os.listdir(fds) if "guest-ram" in os.readlink(f"{fds}/{n}")]
+    return os.stat(ram[0]).st_blocks * 512 / 2**20
+
+
+def wait_for(con, what, seconds, text):
+    deadline = time.monotonic() + seconds
+    while not what():
+        check(con, time.monotonic() < deadline, text)
+        time.sleep(0.5)
+
+
+def check_patterns(sh):
+    """Memory that has been away holds what is written to it."""
+    text = "".join(f"{i:07}\n" for i in range(1, 1000001))
+    wanted = hashlib.sha256(text.encode()).hexdigest() + "  -"
+    for name in "abcdefgh":
+        sh.run(f"seq -w 1 1000000 >/tmp/{name}")
+    sh.equals("for f in /tmp/?; do sha256sum <$f; done | sort -u", wanted)
+    sh.run("rm /tmp/?")
+
+
+def balloon(setup):
+    """virtio-balloon-pci: RAM given back by balloon and by reports of free pages, and taken again"""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = os.path.join(scratch, "qmp")
+        argv = setup.command("-nographic", "-no-reboot", "-qmp", f"unix:{path},server=on,wait=off",
+                             "-device", "virtio-balloon-pci,free-page-reporting=on",
+                             *setup.linux("vmlinuz-cloud", initrd="initramfs-cloud.gz"))
+        with Console(argv) as con:
+            sh = Shell(con)
+            qmp = Qmp(path)
+            sh.run("dd if=/dev/zero of=/tmp/f bs=1M count=180 && rm /tmp/f")
+            full = 0 if sh.qemu else ram_taken(con)
+            sh.run("modprobe virtio_pci && modprobe virtio_balloon")
+            if not sh.qemu:
+                wait_for(con, lambda: ram_taken(con) < full - 150, ANSWER,
+                         f"reporting gave nothing back: {full:.0f} MiB, now {ram_taken(con):.0f}")
+            check_patterns(sh)
+            actual = lambda: qmp.ask("query-balloon")["return"]["actual"] >> 20
+            total = int(sh.matches("cat /proc/meminfo", r"^MemTotal: +(\d+) kB")[1])
+            qmp.ask("balloon", value=128 << 20)
+            wait_for(con, lambda: actual() == 128, ANSWER, "the balloon does not grow")
+            if not sh.qemu:
+                check(con, ram_taken(con) < 140, f"{ram_taken(con):.0f} MiB with a large balloon")
+            qmp.ask("balloon", value=512 << 20)
+            wait_for(con, lambda: actual() == 512, ANSWER, "the balloon does not shrink")
+            again = int(sh.matches("cat /proc/meminfo", r"^MemTotal: +(\d+) kB")[1])
+            check(con, again == total, f"{again} kB of memory, were {total}")
+            check_patterns(sh)
+            sh.run("rmmod virtio_balloon")
+            check_log(sh)
+            sh.power_off()
+
+
 def user_shell(setup, scratch, memory="1G", append="", stats=()):
     """A console of a kernel whose initial RAM disk has tests/user's programs as well."""
     if not setup.args.programs or not os.path.exists(os.path.join(setup.args.programs, "user")):
@@ -381,13 +532,38 @@ def user(setup):
         if not setup.args.qemu and setup.args.accel == "bt":
             stats = json.loads(con.stderr())
             check(con, stats["space_runs"] > 10**5, "user code did not run natively")
+            check(con, stats["user_copies_evicted"] > 20, "no patched system call was taken back")
+            check(con, stats["user_stepped_runs"] < 10**5, "32-bit code was stepped")
+
+
+def killed(setup):
+    """programs whose spaces are killed from outside end; the others, and the guest, go on as before"""
+    with tempfile.TemporaryDirectory() as scratch, \
+            user_shell(setup, scratch, stats=("--stats=json",)) as con:
+        sh = Shell(con)
+        tests = "vector_handlers general_registers segment_bases threads_mutex process_pipes"
+        before = set(programs.family(con.process.pid))
+        sh.run(f"{{ while [ ! -e /stop ]; do /user/user {tests}; done >/log 2>&1 & }}")
+        kills = programs.kill_spaces(con.process.pid, before, seconds=20)
+        sh.run("touch /stop; sleep 5; echo")
+        log = sh.run("cat /log")
+        check(con, "ok " in log, f"nothing got to its end: {log}")
+        wrong = re.findall(r"^\w+\.c:.*", log, re.MULTILINE)
+        check(con, not wrong, f"a program went on with something wrong: {wrong}")
+        sh.equals("seq 1 2000 | sha256sum", hashlib.sha256(
+            "".join(f"{i}\n" for i in range(1, 2001)).encode()).hexdigest() + "  -")
+        check_log(sh)
+        sh.power_off()
+        stats = json.loads(con.stderr())
+        print(f"{kills} kills, {stats['user_lost']} programs ended, {stats['space_killed']} spaces dead")
+        check(con, stats["user_lost"], "no program was hit")
 
 
 def storms(setup):
     """many processes, mappings, little memory, in a short form: nothing breaks, nothing is left"""
     with tempfile.TemporaryDirectory() as scratch, user_shell(setup, scratch, "512M") as con:
         storm = programs.Storm(Shell(con), check)
-        for what in ("fork 500", "robin 64 3", "map 20000", "twins 2000", "pressure 1024"):
+        for what in ("fork 500", "robin 64 3", "map 20000", "twins 2000", "pressure 1024", "state 5"):
             storm.run(what)
         storm.sh.power_off()
 
@@ -397,7 +573,7 @@ def storms_full(setup):
     with tempfile.TemporaryDirectory() as scratch, user_shell(setup, scratch, "1G") as con:
         storm = programs.Storm(Shell(con), check)
         for what in ("fork 10000", "robin 64 60", "map 200000", "twins 100000", "pressure 2048",
-                     "pressure 2048"):
+                     "pressure 2048", "state 60"):
             storm.run(what)
         storm.sh.power_off()
 
@@ -552,9 +728,12 @@ def serials(setup):
 for name in ("qmp", "qmp_ends", "daemon", "serials"):
     globals()[name].__doc__ = getattr(control, name).__doc__
 
-SCENARIOS = {f.__name__: f for f in (cloud, noacpi, cloud5g, syscalls, memtest, stub, generic, patching,
-                                     patching_generic, panic, restart, triplefault,
-                                     user, storms, storms_full, userland, qmp, qmp_ends, daemon, serials)}
+SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, cloud5g, syscalls, memtest,
+                                     stub, generic, patching, patching_generic, panic, restart,
+                                     triplefault, user, storms, storms_full, userland, killed, qmp,
+                                     qmp_ends, daemon, serials, balloon)}
+
+SCENARIOS.update(network.scenarios(sys.modules[__name__]))
 
 
 def main():
@@ -563,6 +742,8 @@ def main():
     parser.add_argument("--qemu")
     parser.add_argument("--accel", default="step", help="ringshift's engine")
     parser.add_argument("--guests", default=".cache/guests")
+    parser.add_argument("--oracle", default=shutil.which("qemu-system-x86_64"),
+                        help="QEMU, for scenarios in which it is the other end")
     parser.add_argument("--programs", help="directory with what tests/user builds")
     parser.add_argument("--list", action="store_true", help="print the scenarios and end")
     parser.add_argument("--extra", action="append", default=[],

@@ -44,7 +44,12 @@ static u8 sum(const u8 *p, size_t len)
 
 static void build(unsigned cpus, bool com1, bool com2)
 {
-	struct acpi_config cfg = {.cpus = cpus, .ioapic_id = 5, .com1 = com1, .com2 = com2};
+	struct acpi_config cfg = {.cpus = cpus,
+				  .ioapic_id = 5,
+				  .com1 = com1,
+				  .com2 = com2,
+				  .pci_high_base = 0x123456789000,
+				  .pci_high_size = 0x40000000};
 
 	memset(mem, 0xcc, sizeof(mem));
 	used = acpi_tables_build(mem, CAP, BASE, &cfg, &rsdp);
@@ -88,7 +93,7 @@ Test(acpi_tables, rsdp)
 	cr_expect_eq(sum(rsdt, le(rsdt + 4, 4)), 0);
 	cr_expect_eq(sum(xsdt, le(xsdt + 4, 4)), 0);
 	unsigned n = (unsigned)(le(rsdt + 4, 4) - 36) / 4;
-	cr_expect_eq(n, 3);
+	cr_expect_eq(n, 5);
 	cr_expect_eq((le(xsdt + 4, 4) - 36) / 8, n);
 	for (unsigned i = 0; i < n; i++)
 		cr_expect_eq(le(rsdt + 36 + 4 * i, 4), le(xsdt + 36 + 8 * i, 8));
@@ -199,20 +204,40 @@ Test(acpi_tables, madt)
 	check_madt(ACPI_MAX_CPUS);
 }
 
+/* The first SSDT is PCI's window. */
 Test(acpi_tables, serial_ports)
 {
 	static const u8 com1_io[] = {0x47, 0x01, 0xf8, 0x03, 0xf8, 0x03, 0x01, 0x08, 0x22, 0x10};
 	static const u8 com2_io[] = {0x47, 0x01, 0xf8, 0x02, 0xf8, 0x02, 0x01, 0x08, 0x22, 0x08};
 
 	build(1, false, false);
-	cr_expect_null(find("SSDT", 0));
-	build(1, true, false);
-	cr_expect(contains(find("SSDT", 0), com1_io, sizeof(com1_io)));
 	cr_expect_null(find("SSDT", 1));
+	build(1, true, false);
+	cr_expect(contains(find("SSDT", 1), com1_io, sizeof(com1_io)));
+	cr_expect_null(find("SSDT", 2));
 	build(1, false, true);
-	cr_expect(contains(find("SSDT", 0), com2_io, sizeof(com2_io)));
-	build(1, true, true);
 	cr_expect(contains(find("SSDT", 1), com2_io, sizeof(com2_io)));
+	build(1, true, true);
+	cr_expect(contains(find("SSDT", 2), com2_io, sizeof(com2_io)));
+}
+
+Test(acpi_tables, pci)
+{
+	static const u8 base[] = {0x08, 'P',  'H',  'B',  'A',  0x0e, 0x00,
+				  0x90, 0x78, 0x56, 0x34, 0x12, 0x00, 0x00};
+	static const u8 size[] = {0x08, 'P',  'H',  'S',  'Z',  0x0e, 0x00,
+				  0x00, 0x00, 0x40, 0x00, 0x00, 0x00, 0x00};
+	const u8 *mcfg, *ssdt;
+
+	build(1, true, true);
+	mcfg = find("MCFG", 0);
+	cr_assert_not_null(mcfg);
+	cr_expect_eq(le(mcfg + 4, 4), 60);
+	cr_expect_eq(le(mcfg + 44, 8), 0xe0000000);
+	cr_expect_eq(le(mcfg + 52, 4), 0, "segment 0, buses 0 to 0");
+	ssdt = find("SSDT", 0);
+	cr_expect(contains(ssdt, base, sizeof(base)));
+	cr_expect(contains(ssdt, size, sizeof(size)));
 }
 
 Test(acpi_tables, refuses)
@@ -260,7 +285,7 @@ static int disassemble(const char *dir, const u8 *table)
 Test(acpi_tables, iasl_reads_them)
 {
 	char dir[] = "/tmp/acpi-test-XXXXXX", command[64];
-	static const char *const names[] = {"FACP", "APIC", "SSDT"};
+	static const char *const names[] = {"FACP", "APIC", "MCFG", "SSDT"};
 
 	if (system("command -v iasl >/dev/null 2>&1"))
 		cr_skip_test("no iasl");
@@ -272,6 +297,7 @@ Test(acpi_tables, iasl_reads_them)
 	for (unsigned i = 0; i < ARRAY_LEN(names); i++)
 		cr_expect_eq(disassemble(dir, find(names[i], 0)), 0, "%s", names[i]);
 	cr_expect_eq(disassemble(dir, find("SSDT", 1)), 0, "second SSDT");
+	cr_expect_eq(disassemble(dir, find("SSDT", 2)), 0, "third SSDT");
 	cr_expect_eq(disassemble(dir, at(le(at(rsdp) + 16, 4))), 0, "RSDT");
 	cr_expect_eq(disassemble(dir, at(le(at(rsdp) + 24, 8))), 0, "XSDT");
 	snprintf(command, sizeof(command), "rm -rf %s", dir);

@@ -257,6 +257,23 @@ Test(cmdline, how_it_runs_and_ends)
 	cr_assert_not(c.no_reboot || c.no_shutdown);
 }
 
+Test(cmdline, devices)
+{
+	struct config c = good("-kernel k -device virtio-rng-pci,addr=3 -device virtio-rng");
+
+	cr_expect_eq(c.device_count, 2);
+	cr_expect_str_eq(c.device[0], "virtio-rng-pci,addr=3");
+	cr_expect_str_eq(c.device[1], "virtio-rng");
+	c = good("-device driver=virtio-rng-pci-non-transitional -kernel k");
+	cr_expect_eq(c.device_count, 1);
+	c = good("-device help");
+	cr_expect_eq(c.action, ACTION_DEVICE_HELP);
+	cr_expect_null(c.device_help);
+	c = good("-device virtio-rng,help");
+	cr_expect_eq(c.action, ACTION_DEVICE_HELP);
+	cr_expect_not_null(c.device_help);
+}
+
 Test(cmdline, debug_exit)
 {
 	struct config c = good("-kernel k -device isa-debug-exit");
@@ -312,7 +329,7 @@ Test(cmdline, refusals_name_what_they_refuse)
 	    {"--", "--: unknown option"},
 	    {"-kernel", "-kernel: needs a value: FILE"},
 	    {"-kernel k -m", "-m: needs a value"},
-	    {"-hda disk", "-hda: unknown option"},
+	    {"-cdrom disk", "-cdrom: unknown option"},
 	    {"--frobnicate=3", "--frobnicate: unknown option"},
 	    {"-enable-kvm -kernel k", "-enable-kvm: unknown option"},
 	    {"-Kernel k", "-Kernel: unknown option"},
@@ -379,7 +396,9 @@ Test(cmdline, refusals_name_what_they_refuse)
 	    {"-serial stdio -serial mon:stdio", "-serial: 'serial0' has stdio already"},
 	    {"-serial null -serial null -serial null -serial null -serial null",
 	     "-serial: 'null': there are 4 serial ports"},
-	    {"-device virtio-net-pci", "-device: 'virtio-net-pci' is not in this version"},
+	    {"-device virtio-gpu-pci", "-device: 'virtio-gpu-pci' is not in this version"},
+	    {"-device driver=e1000,id=x", "-device: 'e1000' is not in this version"},
+	    {"-device ,addr=3", "-device: '' is not in this version"},
 	    {"-device isa-debug-exit,irq=3", "-device: isa-debug-exit has no 'irq=3'"},
 	    {"-device isa-debug-exit,iobase=f4", "-device: 'f4' is not a number"},
 	    {"-device isa-debug-exit,iobase=0x10000", "-device: isa-debug-exit: iobase 0x10000"},
@@ -438,6 +457,19 @@ Test(cmdline, a_message_longer_than_its_buffer_is_cut)
 		if (n < sizeof(err))
 			cr_assert_eq(err[n], '!', "written past %zu bytes", n);
 	}
+}
+
+Test(cmdline, drives_are_recorded)
+{
+	struct config c = good("-kernel k -hda a,b -drive file=c,if=none -hdd d -snapshot");
+
+	cr_assert_eq(c.drive_count, 3);
+	cr_assert_str_eq(c.drive[0].text, "a,b");
+	cr_assert(c.drive[0].is_file);
+	cr_assert_str_eq(c.drive[1].text, "file=c,if=none");
+	cr_assert_not(c.drive[1].is_file);
+	cr_assert_str_eq(c.drive[2].opt, "-hdd");
+	cr_assert(c.snapshot);
 }
 
 Test(cmdline, help_lists_every_option)

@@ -158,12 +158,13 @@ Test(bzimage, memory_map)
 	struct boot_state s = load(&ram, &image);
 	struct boot_params bp = get_params(&ram, &s);
 
-	cr_assert_eq(bp.e820_entries, 5);
+	cr_assert_eq(bp.e820_entries, 6);
 	expect_e820(&bp, 0, 0, 0x9fc00, 1);
 	expect_e820(&bp, 1, 0x9fc00, 0xa0000, 2);
 	expect_e820(&bp, 2, 0xe0000, MIB, 2);
 	expect_e820(&bp, 3, MIB, 3 * GIB, 1);
-	expect_e820(&bp, 4, 4 * GIB, 6 * GIB, 1);
+	expect_e820(&bp, 4, 0xe0000000, 0xe0100000, 2); /* ECAM */
+	expect_e820(&bp, 5, 4 * GIB, 6 * GIB, 1);
 	cr_expect_eq(bp.screen_info.ext_mem_k, 0xfc00);
 	cr_expect_eq(bp.alt_mem_k, (3 * GIB - MIB) / KIB);
 	ram_destroy(&ram);
@@ -361,7 +362,7 @@ Test(pvh, start_info)
 	cr_expect_str_eq(get_string(&ram, get64(&ram, info + 24)), "hello");
 	cr_expect_eq(get64(&ram, info + 32), RSDP);
 	mem = get64(&ram, info + 40);
-	cr_assert_eq(get32(&ram, info + 48), 4);
+	cr_assert_eq(get32(&ram, info + 48), 5);
 
 	cr_expect_eq(get64(&ram, mod), 16 * MIB - 2 * PAGE_SIZE);
 	cr_expect_eq(get64(&ram, mod + 8), 5000);
@@ -455,9 +456,12 @@ Test(multiboot, information)
 	cr_expect_str_eq(get_string(&ram, get32(&ram, s.rbx + 64)), "ringshift");
 
 	u32 left = get32(&ram, s.rbx + 44), at = get32(&ram, s.rbx + 48);
-	static const u64 want[][3] = {
-	    {0, 0x9fc00, 1}, {0x9fc00, 0xa0000, 2}, {0xe0000, MIB, 2}, {MIB, 16 * MIB, 1}};
-	for (unsigned i = 0; i < 4; i++) {
+	static const u64 want[][3] = {{0, 0x9fc00, 1},
+				      {0x9fc00, 0xa0000, 2},
+				      {0xe0000, MIB, 2},
+				      {MIB, 16 * MIB, 1},
+				      {0xe0000000, 0xe0100000, 2}};
+	for (unsigned i = 0; i < ARRAY_LEN(want); i++) {
 		u32 size = get32(&ram, at) + 4;
 
 		cr_assert_geq(left, size);
