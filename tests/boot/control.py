@@ -7,6 +7,7 @@ import random
 import re
 import select
 import socket
+import subprocess
 import tempfile
 import time
 
@@ -260,6 +261,35 @@ def qmp_ends(setup, shell):
             data = q.event("SHUTDOWN")
             check(data == {"guest": False, "reason": "host-qmp-quit"}, f"SHUTDOWN: {data}")
             check(con.wait(END) == 0, "status after quit")
+
+
+def daemon(setup, _):
+    """-daemonize: the command returns when QMP answers; a start that fails is told by its status"""
+    with tempfile.TemporaryDirectory() as scratch:
+        path, pidfile = os.path.join(scratch, "qmp"), os.path.join(scratch, "pid")
+        argv = setup.command("-daemonize", "-display", "none", "-serial", "null", "-monitor",
+                             "none", "-pidfile", pidfile, "-qmp",
+                             f"unix:{path},server=on,wait=off",
+                             *setup.linux("vmlinuz-cloud", "panic=-1"))
+        began = subprocess.run(argv, timeout=END, stdin=subprocess.DEVNULL, check=False,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        check(began.returncode == 0 and not began.stdout, f"{began}")
+        with open(pidfile, encoding="ascii") as f:
+            pid = int(f.read())
+        with Qmp(path) as q:
+            check(q.execute("query-status")["running"] is True, "query-status")
+            check(os.getsid(pid) != os.getsid(0), "not in a session of its own")
+            argv[argv.index("-pidfile") + 1] = os.path.join(scratch, "no/where")
+            failed = subprocess.run([*argv, "-qmp", "none"], timeout=END, check=False,
+                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            check(failed.returncode == 1 and failed.stdout, f"{failed}")
+            check(q.execute("query-status")["running"] is True, "the first one goes on")
+            q.execute("quit")
+            q.event("SHUTDOWN")
+        deadline = time.monotonic() + END
+        while os.path.exists(pidfile):
+            check(time.monotonic() < deadline, "quit does not end it")
+            time.sleep(0.1)
 
 
 # --- serial ports ---
