@@ -13,6 +13,9 @@ struct dma {
 	/* len bytes at gpa were written, or are about to be: translations made from them go. vCPU
 	 * thread only, before the guest can learn of the write. */
 	void (*written)(void *opaque, gpa_t gpa, u64 len);
+	/* Nobody needs what these pages hold: they give back their memory and read as zero from now
+	 * on. What is not RAM, or not a whole page, is left alone. vCPU thread only. */
+	void (*discard)(void *opaque, gpa_t gpa, u64 len);
 	void *opaque;
 };
 
@@ -24,6 +27,11 @@ static inline void *dma_ptr(const struct dma *d, gpa_t gpa, u64 len)
 static inline void dma_written(const struct dma *d, gpa_t gpa, u64 len)
 {
 	d->written(d->opaque, gpa, len);
+}
+
+static inline void dma_discard(const struct dma *d, gpa_t gpa, u64 len)
+{
+	d->discard(d->opaque, gpa, len);
 }
 
 #endif

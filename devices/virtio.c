@@ -124,6 +124,13 @@ static bool features_are_ok(struct virtio_dev *dev)
 	       (!dev->type->features_ok || dev->type->features_ok(dev));
 }
 
+static void make_up_for_kicks(struct virtio_dev *dev)
+{
+	for (unsigned i = 0; i < dev->queue_count; i++)
+		if (dev->queue[i].missed)
+			virtio_notify(dev, i);
+}
+
 void virtio_set_status(struct virtio_dev *dev, u8 status)
 {
 	u8 rise = status & (u8)~dev->status;
@@ -140,6 +147,7 @@ void virtio_set_status(struct virtio_dev *dev, u8 status)
 		dev->status |= VIRTIO_S_DRIVER_OK;
 		if (dev->type->start && !dev->broken)
 			dev->type->start(dev);
+		make_up_for_kicks(dev);
 	}
 }
 
@@ -228,7 +236,10 @@ void virtio_reset_queue(struct virtio_dev *dev, unsigned index)
 
 void virtio_notify(struct virtio_dev *dev, unsigned index)
 {
-	if (index >= dev->queue_count || !dev->queue[index].enabled || !running(dev) || dev->held)
+	if (index >= dev->queue_count || !dev->queue[index].enabled || dev->broken)
+		return;
+	dev->queue[index].missed = !running(dev) || dev->held;
+	if (dev->queue[index].missed)
 		return;
 	count(dev, STAT_virtio_kicks);
 	dev->type->notify(dev, index);
@@ -236,11 +247,9 @@ void virtio_notify(struct virtio_dev *dev, unsigned index)
 
 void virtio_hold(struct virtio_dev *dev, bool held)
 {
-	bool released = dev->held && !held;
-
 	dev->held = held;
-	for (unsigned i = 0; released && i < dev->queue_count; i++)
-		virtio_notify(dev, i);
+	if (!held)
+		make_up_for_kicks(dev);
 }
 
 /* --- kicks and interrupts --- */

@@ -80,6 +80,7 @@ struct virtq {
 	unsigned index;
 	u16 size; /* as the driver chose */
 	bool enabled;
+	bool missed; /* a kick that came when the device could not take it */
 	gpa_t desc, avail, used;
 	const u8 *desc_host, *avail_host; /* the same, checked; valid while enabled */
 	u8 *used_host;
@@ -159,7 +160,8 @@ void virtio_set_features(struct virtio_dev *dev, u64 features);
 /* After size, desc, avail and used have been set. A queue that cannot be breaks the device. */
 void virtio_enable_queue(struct virtio_dev *dev, unsigned q);
 void virtio_reset_queue(struct virtio_dev *dev, unsigned q);
-/* A kick. Whatever the driver is doing: it may be any number, at any time. */
+/* A kick. Whatever the driver is doing: it may be any number, at any time. One that comes before
+ * DRIVER_OK, as some drivers have it, or while the device is held is made up for. */
 void virtio_notify(struct virtio_dev *dev, unsigned q);
 void virtio_hold(struct virtio_dev *dev, bool held);
 /* Device configuration; bytes beyond its end read as zero. */

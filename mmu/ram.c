@@ -16,6 +16,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -222,4 +223,20 @@ void ram_note_write(struct ram *ram, gpa_t gpa, u64 len)
 			ram->code_written(ram->code_opaque, gpa, next - gpa);
 		gpa = next;
 	}
+}
+
+/* A hole in the file takes the pages out of all mappings of it, ours and those of user spaces; the
+ * next touch, wherever, finds a new page. */
+int ram_discard(struct ram *ram, gpa_t gpa, u64 len)
+{
+	BUG_ON((gpa | len) % PAGE_SIZE);
+	if (!len)
+		return 0;
+	if (!ram_ptr(ram, gpa, len))
+		return -EFAULT;
+	ram_note_write(ram, gpa, len);
+	if (fallocate(ram->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		      (off_t)ram_offset(ram, gpa), (off_t)len))
+		return -errno;
+	return 0;
 }

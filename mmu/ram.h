@@ -67,6 +67,11 @@ void *ram_ptr(const struct ram *ram, gpa_t gpa, u64 len);
 MUST_CHECK int ram_read(const struct ram *ram, gpa_t gpa, void *buf, u64 len);
 MUST_CHECK int ram_write(struct ram *ram, gpa_t gpa, const void *buf, u64 len);
 
+/* Give the memory of [gpa, gpa+len), whole pages, back to the host: they read as zero from now on,
+ * in every mapping, and code_written hears of it. -EFAULT if any of it is not RAM, or the host's
+ * errno; then nothing has changed but that translations are gone. */
+MUST_CHECK int ram_discard(struct ram *ram, gpa_t gpa, u64 len);
+
 /* Tell code_written about each marked page of a range that was, or is about to be, written. */
 void ram_note_write(struct ram *ram, gpa_t gpa, u64 len);
 

@@ -160,6 +160,7 @@ static const struct hmp_entry commands[] = {
     {"system_powerdown", "", "press the power button", system_powerdown},
     {"quit", "", "end ringshift", quit},
     {"q", "", "the same", quit},
+    {"balloon", "MEGABYTES", "have the guest do with so much memory", hmp_balloon},
     {"nmi", "", "send an NMI", nmi},
     {"x", "/FMT ADDR", "guest memory by linear address; FMT: count, x d u o c i, b h w g", hmp_x},
     {"xp", "/FMT ADDR", "the same by physical address", hmp_xp},

@@ -149,6 +149,7 @@ static void spaces(struct vm *vm, FILE *out, const char *args)
 }
 
 const struct hmp_entry hmp_info[] = {
+    {"balloon", "", "how much memory the balloon leaves the guest", hmp_info_balloon},
     {"chardev", "", "character devices", chardev},
     {"cpus", "", "the processor", cpus},
     {"irq", "", "interrupt controllers", irq},
@@ -157,6 +158,8 @@ const struct hmp_entry hmp_info[] = {
     {"mtree", "", "what answers at which address and port", mtree},
     {"name", "", "the VM's name", name},
     {"pic", "", "the same as irq", irq},
+    {"pci", "", "PCI functions", hmp_info_pci},
+    {"qtree", "", "devices of the command line", hmp_info_qtree},
     {"registers", "", "the processor's registers", registers},
     {"spaces", "", "user spaces", spaces},
     {"stats", "[json]", "ringshift's counters", stats},

@@ -418,6 +418,15 @@ static void dma_wrote(void *opaque, gpa_t gpa, u64 len)
 	ram_note_write(&vm->ram, gpa, len);
 }
 
+static void dma_discard_pages(void *opaque, gpa_t gpa, u64 len)
+{
+	struct vm *vm = opaque;
+	gpa_t start = ALIGN_UP(gpa, PAGE_SIZE), end = ALIGN_DOWN(gpa + len, PAGE_SIZE);
+
+	if (end > start && start >= gpa && !ram_discard(&vm->ram, start, end - start))
+		vm->stats.n[STAT_ram_discarded] += (end - start) / PAGE_SIZE;
+}
+
 static void *aio_spawn(void *(*fn)(void *), void *arg)
 {
 	struct lowland_thread *t = malloc(sizeof(*t));
@@ -700,7 +709,10 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	vm->ram_made = true;
 	bus_init(&vm->bus, &vm->stats);
 	timerq_init(&vm->timers, vm_now, vm, &vm->stats);
-	vm->dma = (struct dma){.ptr = dma_ram, .written = dma_wrote, .opaque = vm};
+	vm->dma = (struct dma){.ptr = dma_ram,
+			       .written = dma_wrote,
+			       .discard = dma_discard_pages,
+			       .opaque = vm};
 	rc = init_cpu(vm, err, errlen);
 	if (rc)
 		return rc;

@@ -7,6 +7,10 @@
 #include "plug.h"
 
 const struct plug_type plug_types[] = {
+    {"virtio-balloon-pci", "virtio-balloon",
+     "deflate-on-oom=on|off, free-page-reporting=on|off, "
+     "guest-stats-polling-interval=SECONDS, " PLUG_VIRTIO_HELP,
+     plug_virtio_balloon},
     {"virtio-rng-pci", "virtio-rng",
      "max-bytes=N, period=MS (how many random bytes in how many milliseconds), " PLUG_VIRTIO_HELP,
      plug_virtio_rng},
@@ -79,6 +83,16 @@ void plug_destroy(struct vm *vm)
 		vm->plugged = p->next;
 		free(p->id);
 		p->destroy(p);
+	}
+}
+
+void plug_list(struct vm *vm, FILE *out)
+{
+	for (struct plugged *p = vm->plugged; p; p = p->next) {
+		fprintf(out, "%s: ", p->id ? p->id : "(no id)");
+		if (p->describe)
+			p->describe(p, out);
+		fputc('\n', out);
 	}
 }
 
@@ -208,4 +222,15 @@ int plug_virtio(struct vm *vm, struct keyval *k, struct virtio_pci *vp, struct v
 	if (rc)
 		return keyval_fail(k, "all slots of the bus are taken");
 	return 0;
+}
+
+void plug_describe_virtio(const struct virtio_pci *vp, FILE *out)
+{
+	const struct virtio_dev *dev = vp->dev;
+
+	fprintf(out, "%s, slot %02x, features %llx of %llx, status %02x", dev->type->name,
+		vp->pci.slot, (unsigned long long)dev->driver_features,
+		(unsigned long long)dev->offered, dev->status);
+	if (dev->broken)
+		fprintf(out, ", broken: %s", dev->broken);
 }

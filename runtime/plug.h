@@ -38,7 +38,7 @@ struct plugged {
 	char *id;                           /* of id=, or NULL; plug.c's */
 	void (*reset)(struct plugged *p);   /* machine reset; may be NULL */
 	void (*destroy)(struct plugged *p); /* ends what is in flight, frees */
-	/* One line for `info qtree`-like listings; may be NULL. */
+	/* What `info qtree` says of it, without a line's end; may be NULL. */
 	void (*describe)(struct plugged *p, FILE *out);
 };
 /* Once the device is whole. */
@@ -53,6 +53,8 @@ struct plugged *plug_by_id(struct vm *vm, const char *id);
  */
 MUST_CHECK int plug_virtio(struct vm *vm, struct keyval *k, struct virtio_pci *vp,
 			   struct virtio_dev *dev, unsigned vectors, u32 class_code);
+/* For plugged.describe: type, slot, state of the driver. */
+void plug_describe_virtio(const struct virtio_pci *vp, FILE *out);
 /* Its keys, for plug_type.help. */
 #define PLUG_VIRTIO_HELP                                                                           \
 	"id=NAME, addr=SLOT (hexadecimal), vectors=N, event_idx=on|off, indirect_desc=on|off"
@@ -60,5 +62,18 @@ MUST_CHECK int plug_virtio(struct vm *vm, struct keyval *k, struct virtio_pci *v
 /* --- the types; each in a file of its own --- */
 int plug_virtio_rng(struct vm *vm, struct keyval *k);
 int plug_virtio_blk(struct vm *vm, struct keyval *k);
+int plug_virtio_balloon(struct vm *vm, struct keyval *k);
+
+/* The balloon: have the guest do with so many bytes of RAM; how it stands. False: there is none. */
+struct plug_balloon_info {
+	u64 actual;       /* bytes of RAM the guest has */
+	bool stats_known; /* by tag (virtio_balloon.h), ~0: not told */
+	const u64 *stats;
+};
+MUST_CHECK bool plug_balloon_set(struct vm *vm, u64 bytes);
+MUST_CHECK bool plug_balloon_get(struct vm *vm, struct plug_balloon_info *info);
+
+/* For `info qtree`: the devices, a line each. */
+void plug_list(struct vm *vm, FILE *out);
 
 #endif

@@ -24,6 +24,11 @@ static void destroy(struct plugged *p)
 	free(pr);
 }
 
+static void describe(struct plugged *p, FILE *out)
+{
+	plug_describe_virtio(&container_of(p, struct plug_rng, plugged)->pci, out);
+}
+
 int plug_virtio_rng(struct vm *vm, struct keyval *k)
 {
 	u64 max_bytes = ~0ull, period = DEFAULT_PERIOD;
@@ -46,6 +51,7 @@ int plug_virtio_rng(struct vm *vm, struct keyval *k)
 		return rc;
 	}
 	pr->plugged.destroy = destroy;
+	pr->plugged.describe = describe;
 	plug_register(vm, &pr->plugged);
 	return 0;
 }

@@ -8,6 +8,7 @@
 
 #include "control.h"
 #include "hmp.h"
+#include "plug.h"
 #include "qmp.h"
 #include "runstate.h"
 
@@ -327,6 +328,33 @@ static json_t *pmemsave(struct qmp_call *call)
 	if (fd < 0 || close(fd))
 		return qmp_fail(call, "Could not write '%.200s': %s", path, strerror(errno));
 	return json_object();
+}
+
+/* ---- the balloon ---- */
+
+static json_t *no_balloon(struct qmp_call *call)
+{
+	qmp_fail(call, "No balloon device has been activated");
+	call->error_class = "DeviceNotActive";
+	return NULL;
+}
+
+static json_t *query_balloon(struct qmp_call *call)
+{
+	struct plug_balloon_info info;
+
+	if (!plug_balloon_get(call->vm, &info))
+		return no_balloon(call);
+	return json_pack("{s:I}", "actual", (json_int_t)info.actual);
+}
+
+static json_t *balloon(struct qmp_call *call)
+{
+	json_int_t value = int_arg(call, "value");
+
+	if (value <= 0)
+		return qmp_fail(call, "Parameter 'target' expects a size");
+	return plug_balloon_set(call->vm, (u64)value) ? json_object() : no_balloon(call);
 }
 
 /* There are no disks in this version. */

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -416,6 +417,90 @@ def rng_noacpi(setup):
         sh.reboot()
 
 
+class Qmp:
+    """A client of the machine protocol on a unix socket."""
+
+    def __init__(self, path):
+        deadline = time.monotonic() + END
+        self.socket = socket.socket(socket.AF_UNIX)
+        while True:
+            try:
+                self.socket.connect(path)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        self.file = self.socket.makefile("rw")
+        self.file.readline()
+        self.ask("qmp_capabilities")
+
+    def ask(self, command, **arguments):
+        self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self.file.flush()
+        while True:
+            answer = json.loads(self.file.readline())
+            if "event" not in answer:
+                return answer
+
+
+def ram_taken(con):
+    """MiB of guest RAM that the host has given ringshift."""
+    fds = f"/proc/{con.process.pid}/fd"
+    ram = [f"{fds}/{n}" for n in os.listdir(fds) if "guest-ram" in os.readlink(f"{fds}/{n}")]
+    return os.stat(ram[0]).st_blocks * 512 / 2**20
+
+
+def wait_for(con, what, seconds, text):
+    deadline = time.monotonic() + seconds
+    while not what():
+        check(con, time.monotonic() < deadline, text)
+        time.sleep(0.5)
+
+
+def check_patterns(sh):
+    """Memory that has been away holds what is written to it."""
+    text = "".join(f"{i:07}\n" for i in range(1, 1000001))
+    wanted = hashlib.sha256(text.encode()).hexdigest() + "  -"
+    for name in "abcdefgh":
+        sh.run(f"seq -w 1 1000000 >/tmp/{name}")
+    sh.equals("for f in /tmp/?; do sha256sum <$f; done | sort -u", wanted)
+    sh.run("rm /tmp/?")
+
+
+def balloon(setup):
+    """virtio-balloon-pci: RAM given back by balloon and by reports of free pages, and taken again"""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = os.path.join(scratch, "qmp")
+        argv = setup.command("-nographic", "-no-reboot", "-qmp", f"unix:{path},server=on,wait=off",
+                             "-device", "virtio-balloon-pci,free-page-reporting=on",
+                             *setup.linux("vmlinuz-cloud", initrd="initramfs-cloud.gz"))
+        with Console(argv) as con:
+            sh = Shell(con)
+            qmp = Qmp(path)
+            sh.run("dd if=/dev/zero of=/tmp/f bs=1M count=180 && rm /tmp/f")
+            full = 0 if sh.qemu else ram_taken(con)
+            sh.run("modprobe virtio_pci && modprobe virtio_balloon")
+            if not sh.qemu:
+                wait_for(con, lambda: ram_taken(con) < full - 150, ANSWER,
+                         f"reporting gave nothing back: {full:.0f} MiB, now {ram_taken(con):.0f}")
+            check_patterns(sh)
+            actual = lambda: qmp.ask("query-balloon")["return"]["actual"] >> 20
+            total = int(sh.matches("cat /proc/meminfo", r"^MemTotal: +(\d+) kB")[1])
+            qmp.ask("balloon", value=128 << 20)
+            wait_for(con, lambda: actual() == 128, ANSWER, "the balloon does not grow")
+            if not sh.qemu:
+                check(con, ram_taken(con) < 140, f"{ram_taken(con):.0f} MiB with a large balloon")
+            qmp.ask("balloon", value=512 << 20)
+            wait_for(con, lambda: actual() == 512, ANSWER, "the balloon does not shrink")
+            again = int(sh.matches("cat /proc/meminfo", r"^MemTotal: +(\d+) kB")[1])
+            check(con, again == total, f"{again} kB of memory, were {total}")
+            check_patterns(sh)
+            sh.run("rmmod virtio_balloon")
+            check_log(sh)
+            sh.power_off()
+
+
 def user_shell(setup, scratch, memory="1G", append="", stats=()):
     """A console of a kernel whose initial RAM disk has tests/user's programs as well."""
     if not setup.args.programs or not os.path.exists(os.path.join(setup.args.programs, "user")):
@@ -592,8 +677,8 @@ def memtest(setup):
             check(con, not con.log, f"output on stdout: {con.log[:100]!r}")
 
 
-SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, cloud5g, syscalls, memtest, stub,
-                                     generic, patching, patching_generic, panic, restart, triplefault,
+SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, balloon, cloud5g, syscalls, memtest,
+                                     stub, generic, patching, patching_generic, panic, restart, triplefault,
                                      user, storms, storms_full, userland)}
 
 

@@ -328,3 +328,47 @@ Test(ram, code_marks)
 	ram_note_write(&ram, 0x101000, 1);
 	ram_destroy(&ram);
 }
+
+/* A hole: zero everywhere, the memory is the host's again, and translations go. */
+static unsigned told;
+
+static void code_gone(void *opaque, gpa_t gpa, u64 len)
+{
+	(void)opaque;
+	(void)gpa;
+	told += (unsigned)(len / PAGE_SIZE);
+}
+
+Test(ram, discard)
+{
+	struct ram ram;
+	struct stat before, after;
+	u8 *other;
+
+	cr_assert_eq(ram_init(&ram, 5 * GIB, NULL), 0);
+	memset(ram.window + MIB, 1, 4 * PAGE_SIZE);
+	memset(ram.window + RAM_HIGH_START + MIB, 2, 4 * PAGE_SIZE);
+	other = mmap(NULL, PAGE_SIZE, PROT_READ, MAP_SHARED, ram.fd, MIB + PAGE_SIZE);
+	cr_assert_neq(other, MAP_FAILED);
+	cr_expect_eq(other[5], 1);
+	ram.code_written = code_gone;
+	ram.code[(MIB + PAGE_SIZE) >> 12] = 1;
+	fstat(ram.fd, &before);
+	cr_assert_eq(ram_discard(&ram, MIB + PAGE_SIZE, 2 * PAGE_SIZE), 0);
+	cr_assert_eq(ram_discard(&ram, RAM_HIGH_START + MIB, PAGE_SIZE), 0);
+	fstat(ram.fd, &after);
+	cr_expect_eq(before.st_blocks - after.st_blocks, 3 * 8);
+	cr_expect_eq(told, 1);
+	cr_expect_eq(other[5], 0);
+	cr_expect_eq(ram.window[MIB + PAGE_SIZE - 1], 1);
+	cr_expect_eq(ram.window[MIB + PAGE_SIZE], 0);
+	cr_expect_eq(ram.window[MIB + 3 * PAGE_SIZE], 1);
+	cr_expect_eq(ram.window[RAM_HIGH_START + MIB], 0);
+	cr_expect_eq(ram.window[RAM_HIGH_START + MIB + PAGE_SIZE], 2);
+	cr_expect_eq(ram_discard(&ram, 0, 0), 0);
+	cr_expect_eq(ram_discard(&ram, RAM_VGA_START - PAGE_SIZE, 2 * PAGE_SIZE), -EFAULT);
+	cr_expect_eq(ram_discard(&ram, 3 * GIB, PAGE_SIZE), -EFAULT);
+	cr_expect_eq(ram_discard(&ram, ~0ull << 12, PAGE_SIZE), -EFAULT);
+	munmap(other, PAGE_SIZE);
+	ram_destroy(&ram);
+}

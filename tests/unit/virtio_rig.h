@@ -26,7 +26,9 @@ struct virtio_rig {
 	u8 ram[RIG_RAM] __attribute__((aligned(4096)));
 	struct dma dma;
 	struct stats stats;
-	u64 noted; /* bytes dma_written was told of */
+	u64 noted;               /* bytes dma_written was told of */
+	u64 discarded, discards; /* bytes, and calls */
+	gpa_t discarded_at;      /* of the last one */
 	unsigned interrupts, config_interrupts;
 	u16 vector; /* of the last one */
 };
@@ -46,6 +48,15 @@ static inline void rig_dma_written(void *opaque, gpa_t gpa, u64 len)
 	rig->noted += len;
 }
 
+static inline void rig_dma_discard(void *opaque, gpa_t gpa, u64 len)
+{
+	struct virtio_rig *rig = opaque;
+
+	rig->discarded += len;
+	rig->discarded_at = gpa;
+	rig->discards++;
+}
+
 static inline void rig_interrupt(struct virtio_dev *dev, u16 vector, bool config)
 {
 	struct virtio_rig *rig = dev->transport;
@@ -58,7 +69,7 @@ static inline void rig_interrupt(struct virtio_dev *dev, u16 vector, bool config
 static inline void virtio_rig_init(struct virtio_rig *rig)
 {
 	memset(rig, 0, sizeof(*rig));
-	rig->dma = (struct dma){rig_dma_ptr, rig_dma_written, rig};
+	rig->dma = (struct dma){rig_dma_ptr, rig_dma_written, rig_dma_discard, rig};
 }
 
 /* Without a transport: interrupts come here. */
