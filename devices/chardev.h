@@ -31,6 +31,8 @@ struct chardev {
 	void (*writable)(void *dev);
 	void (*event)(void *dev, enum chardev_event event);
 	void *dev; /* front end's */
+	/* Front end: it hears of input and room while the VM is stopped, too. */
+	bool live;
 };
 
 static inline void chardev_write(struct chardev *c, const u8 *buf, size_t len)

@@ -16,10 +16,11 @@
 
 struct netdev {
 	struct netdev *next; /* the owner's */
-	const char *id; /* belongs to the command line */
-	bool link;      /* somebody is at the other end; sent frames are lost if not */
-	bool offloads;  /* the other end takes frames with checksum and segmentation still to do;
-			   may change with the link */
+	const char *id;      /* belongs to the command line */
+	bool stopped;        /* the VM is: the card is left alone */
+	bool link;           /* somebody is at the other end; sent frames are lost if not */
+	bool offloads; /* the other end takes frames with checksum and segmentation still to do;
+			  may change with the link */
 
 	/* --- back end's --- */
 	/* Is there room for one frame of any size, or the segments it is cut into? */
@@ -46,7 +47,7 @@ struct netdev {
 
 static inline bool netdev_receive(struct netdev *n, const struct net_meta *m, u8 *frame, size_t len)
 {
-	return !n->nic || n->receive(n->nic, m, frame, len);
+	return !n->nic || (!n->stopped && n->receive(n->nic, m, frame, len));
 }
 
 static inline void netdev_received(struct netdev *n)
@@ -57,8 +58,20 @@ static inline void netdev_received(struct netdev *n)
 
 static inline void netdev_room(struct netdev *n)
 {
-	if (n->nic)
+	if (n->nic && !n->stopped)
 		n->room(n->nic);
+}
+
+/* The VM stops, or goes on: what was held back meanwhile is offered again. */
+static inline void netdev_set_stopped(struct netdev *n, bool stopped)
+{
+	if (n->stopped == stopped)
+		return;
+	n->stopped = stopped;
+	if (!stopped && n->nic) {
+		n->resume(n);
+		n->room(n->nic);
+	}
 }
 
 static inline void netdev_set_link(struct netdev *n, bool link)

@@ -94,6 +94,7 @@ struct chardevs {
 	struct chardevs_host host;
 	struct char_back *first, **end;
 	bool started;
+	bool stopped; /* the VM is */
 };
 
 extern const struct char_ops char_null, char_stdio, char_file, char_pipe, char_pty, char_socket,

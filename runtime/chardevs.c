@@ -216,12 +216,18 @@ static size_t write_out(struct char_back *b, const u8 *buf, size_t len)
 	return done;
 }
 
+/* A part of a VM that is stopped. */
+static bool left_alone(const struct char_front *f)
+{
+	return f->back->all->stopped && !f->dev.live;
+}
+
 static void tell_writable(struct char_back *b)
 {
 	for (unsigned i = 0; i < b->count; i++) {
 		struct char_front *f = &b->front[i];
 
-		if (!f->starved)
+		if (!f->starved || left_alone(f))
 			continue;
 		f->starved = false;
 		if (f->dev.writable)
@@ -445,7 +451,7 @@ static void pump(struct char_front *f)
 {
 	u8 buf[256];
 
-	while (f->dev.receive && char_ring_used(&f->in)) {
+	while (f->dev.receive && char_ring_used(&f->in) && !left_alone(f)) {
 		size_t room = f->dev.can_receive ? f->dev.can_receive(f->dev.dev) : sizeof(buf);
 		size_t n = char_ring_get(&f->in, buf, MIN(room, sizeof(buf)));
 
@@ -651,6 +657,16 @@ int chardevs_start(struct chardevs *cs, char *err, size_t err_size)
 			return rc;
 	}
 	return 0;
+}
+
+void chardevs_set_stopped(struct chardevs *cs, bool stopped)
+{
+	cs->stopped = stopped;
+	for (struct char_back *b = cs->first; b && !stopped; b = b->next) {
+		char_feed(b);
+		if (!b->open || char_ring_used(&b->pending) <= RING_SIZE / 2)
+			tell_writable(b);
+	}
 }
 
 static void flush_one(struct char_back *b, bool patient)

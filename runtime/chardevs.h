@@ -38,6 +38,9 @@ struct chardev *chardevs_attach(struct chardevs *cs, const char *id, bool input,
  */
 MUST_CHECK int chardevs_start(struct chardevs *cs, char *err, size_t err_size);
 
+/* The VM stops, or goes on: front ends that are part of it are left alone meanwhile. */
+void chardevs_set_stopped(struct chardevs *cs, bool stopped);
+
 /* Wait until what was written has gone out, as long as readers take anything: patient: without a
  * limit for stdio (until console_stop_fd says otherwise). */
 void chardevs_flush(struct chardevs *cs, bool patient);

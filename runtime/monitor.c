@@ -180,6 +180,7 @@ static struct monitor *create(struct vm *vm, const struct mon_spec *spec, char *
 		return NULL;
 	}
 	m->chr->dev = m;
+	m->chr->live = true;
 	m->chr->can_receive = on_can_receive;
 	m->chr->receive = on_receive;
 	m->chr->writable = on_writable;

@@ -17,6 +17,7 @@
 #include "runstate.h"
 #include "exit_status.h"
 #include "monitor.h"
+#include "netdev.h"
 #include "report.h"
 
 const char *vm_state_name(const struct vm *vm)
@@ -29,13 +30,35 @@ const char *vm_state_name(const struct vm *vm)
 	return names[vm->state];
 }
 
+/* Nothing from outside reaches the machine, and what its devices have begun is finished: guest
+ * memory stands still, too. */
+static void stop_devices(struct vm *vm)
+{
+	chardevs_set_stopped(vm->chardevs, true);
+	for (struct netdev *n = vm->netdevs; n; n = n->next)
+		netdev_set_stopped(n, true);
+	aio_drain(vm->aio);
+}
+
+static void start_devices(struct vm *vm)
+{
+	chardevs_set_stopped(vm->chardevs, false);
+	for (struct netdev *n = vm->netdevs; n; n = n->next)
+		netdev_set_stopped(n, false);
+}
+
+void vm_begin(struct vm *vm)
+{
+	if (!vm_runs(vm))
+		stop_devices(vm);
+}
+
 void vm_pause(struct vm *vm, enum vm_state why)
 {
 	bool ran = vm_runs(vm);
 
-	/* What devices have begun is finished, so that guest memory stands still, too. */
 	if (ran) {
-		aio_drain(vm->aio);
+		stop_devices(vm);
 		vm->tsc_stopped = __rdtsc();
 	}
 	vm->state = why;
@@ -53,6 +76,7 @@ int vm_resume(struct vm *vm)
 	vm->state = VM_RUNNING;
 	pvclock_resume(&vm->clock);
 	lapic_tsc_moved(&vm->lapic);
+	start_devices(vm);
 	vm->timers.rearm(vm->timers.opaque, timerq_next(&vm->timers));
 	monitors_event(vm->monitors, "RESUME");
 	return 0;

@@ -14,6 +14,9 @@ static inline bool vm_runs(const struct vm *vm)
 /* QEMU's name of the state. */
 const char *vm_state_name(const struct vm *vm);
 
+/* Before anything runs: -S. */
+void vm_begin(struct vm *vm);
+
 /* Stop guest and clocks. Nothing if they are stopped already, but for the state's name. */
 void vm_pause(struct vm *vm, enum vm_state why);
 

@@ -208,6 +208,7 @@ static int run_program(struct vm *vm, char *err, size_t errlen)
 	int rc = console_start(vm->console), status;
 
 	catch_abort(vm);
+	vm_begin(vm);
 	if (rc)
 		snprintf(err, errlen, "cannot start the console: %s", strerror(-rc));
 	if (rc || chardevs_start(vm->chardevs, err, errlen) ||

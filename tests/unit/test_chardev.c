@@ -654,6 +654,32 @@ Test(chardev, raw_again_after_a_stop)
 	cr_assert_eq(status, 0);
 }
 
+static const char *socket_path(void)
+{
+	static char path[64];
+
+	snprintf(path, sizeof(path), "/tmp/ringshift-chardev-%d.sock", (int)getpid());
+	return path;
+}
+
+static int dial(void)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	strcpy(a.sun_path, socket_path());
+	cr_assert_eq(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0, "%s", strerror(errno));
+	return fd;
+}
+
+static struct rig *rig_server(void)
+{
+	char form[128];
+
+	snprintf(form, sizeof(form), "unix:%s,server=on,wait=off", socket_path());
+	return rig_short(0, 1, form);
+}
+
 /* ---- shared devices ---- */
 
 Test(chardev, ctrl_a_c_goes_round)
@@ -696,6 +722,32 @@ Test(chardev, ctrl_a_c_goes_round)
 	cr_assert_arr_eq(err, "gm", 2);
 	rig_end(r);
 	free(mon);
+}
+
+Test(chardev, a_stopped_vm_is_left_alone)
+{
+	static u8 junk[1 << 19];
+	struct rig *r = rig_server();
+	int fd = dial();
+
+	run_for(r, 50);
+	while (chardev_can_write(r->dev))
+		chardev_write(r->dev, junk, 1000);
+	chardevs_set_stopped(r->cs, true);
+	type(fd, "hello", 5);
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	for (int i = 0; i < 100; i++) {
+		while (read(fd, junk, sizeof(junk)) > 0)
+			;
+		run_for(r, 1);
+	}
+	cr_assert_eq(r->got_len, 0);
+	cr_assert_eq(r->writable, 0);
+	chardevs_set_stopped(r->cs, false);
+	cr_assert_eq(r->got_len, 5);
+	cr_assert_eq(r->writable, 1);
+	close(fd);
+	rig_end(r);
 }
 
 Test(chardev, one_user_unless_it_is_shared)
@@ -813,32 +865,6 @@ Test(chardev, pty_comes_and_goes)
 }
 
 /* ---- sockets ---- */
-
-static const char *socket_path(void)
-{
-	static char path[64];
-
-	snprintf(path, sizeof(path), "/tmp/ringshift-chardev-%d.sock", (int)getpid());
-	return path;
-}
-
-static int dial(void)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-
-	strcpy(a.sun_path, socket_path());
-	cr_assert_eq(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0, "%s", strerror(errno));
-	return fd;
-}
-
-static struct rig *rig_server(void)
-{
-	char form[128];
-
-	snprintf(form, sizeof(form), "unix:%s,server=on,wait=off", socket_path());
-	return rig_short(0, 1, form);
-}
 
 Test(chardev, clients_in_turn)
 {

@@ -291,9 +291,9 @@ static void add_rx(unsigned n, unsigned first, u32 size)
 
 static bool receive(const struct net_meta *m, size_t len)
 {
-	bool taken = peer.nd.receive(peer.nd.nic, m, frame, len);
+	bool taken = netdev_receive(&peer.nd, m, frame, len);
 
-	peer.nd.received(peer.nd.nic);
+	netdev_received(&peer.nd);
 	return taken;
 }
 
@@ -337,6 +337,31 @@ Test(virtio_net, waits_for_buffers)
 		cr_assert_geq(vring_take(&rx, &id), 0);
 	virtio_notify(&net.dev, VIRTIO_NET_RX);
 	cr_assert_eq(peer.resumes, 1);
+}
+
+Test(virtio_net, a_stopped_vm_is_left_alone)
+{
+	u32 id;
+
+	start(0);
+	add_rx(3, 0, 1000);
+	make_frame(100);
+	netdev_set_stopped(&peer.nd, true);
+	cr_assert_not(receive(&plain, 100), "though there are buffers");
+	cr_assert_eq(vring_take(&rx, &id), -1);
+	peer.room = 0;
+	put_tcp(&plain, 100);
+	vring_desc(&tx, 0, TX_AT, 112, 0, 0);
+	vring_add(&tx, 0);
+	virtio_notify(&net.dev, VIRTIO_NET_TX);
+	peer.room = 5;
+	netdev_room(&peer.nd);
+	cr_assert_eq(peer.frames, 0);
+	netdev_set_stopped(&peer.nd, false);
+	cr_assert_eq(peer.resumes, 1);
+	cr_assert_eq(peer.frames, 1);
+	cr_assert(receive(&plain, 100));
+	cr_assert_geq(vring_take(&rx, &id), 0);
 }
 
 Test(virtio_net, reset_lets_a_waiting_peer_go)
