@@ -302,6 +302,34 @@ static inline u64 hostile_ring(unsigned q)
 	return HOSTILE_LOW + q % 32 * HOSTILE_QUEUE;
 }
 
+/* A queue in its place, of any size. */
+static inline void hostile_queue(struct hostile *h, unsigned q)
+{
+	u64 at = hostile_ring(q);
+
+	memset(h->vm->ram.window + at + 0x8000, 0, 4); /* flags and index */
+	memset(h->vm->ram.window + at + 0xc000, 0, 4);
+	hostile_put(h, 0x16, 2, q);
+	hostile_put(h, 0x18, 2, 1u << hostile_below(h, 9));
+	hostile_put(h, 0x1a, 2, hostile_below(h, 8));
+	hostile_put(h, 0x20, 8, at);
+	hostile_put(h, 0x28, 8, at + 0x8000);
+	hostile_put(h, 0x30, 8, at + 0xc000);
+	hostile_put(h, 0x1c, 2, 1);
+}
+
+/* Reset one, with whatever is in flight, and set it up again. */
+static inline void hostile_queue_reset(struct hostile *h)
+{
+	unsigned queues = (unsigned)hostile_get(h, 0x12, 2), q;
+
+	q = (unsigned)hostile_below(h, MIN(MAX(queues, 1), VIRTIO_MAX_QUEUES));
+	hostile_put(h, 0x16, 2, q);
+	hostile_put(h, 0x3a, 2, 1);
+	if (hostile_below(h, 4))
+		hostile_queue(h, q);
+}
+
 /* As a good driver would, mostly: queues in their places. */
 static inline void hostile_start(struct hostile *h)
 {
@@ -317,19 +345,8 @@ static inline void hostile_start(struct hostile *h)
 			    hostile_get(h, 0x04, 4) & (hostile_number(h) | hostile_number(h) | i));
 	}
 	hostile_put(h, 0x14, 1, 11);
-	for (unsigned q = 0; q < queues && q < VIRTIO_MAX_QUEUES; q++) {
-		u64 at = hostile_ring(q);
-
-		memset(h->vm->ram.window + at + 0x8000, 0, 4); /* flags and index */
-		memset(h->vm->ram.window + at + 0xc000, 0, 4);
-		hostile_put(h, 0x16, 2, q);
-		hostile_put(h, 0x18, 2, 1u << hostile_below(h, 9));
-		hostile_put(h, 0x1a, 2, hostile_below(h, 8));
-		hostile_put(h, 0x20, 8, at);
-		hostile_put(h, 0x28, 8, at + 0x8000);
-		hostile_put(h, 0x30, 8, at + 0xc000);
-		hostile_put(h, 0x1c, 2, 1);
-	}
+	for (unsigned q = 0; q < queues && q < VIRTIO_MAX_QUEUES; q++)
+		hostile_queue(h, q);
 	hostile_put(h, 0x14, 1, 15);
 }
 
@@ -424,6 +441,7 @@ static inline void hostile_step(struct hostile *h)
 		if (hostile_below(h, 64) == 0)
 			pci_reset(&h->vm->pci);
 		break;
+	case 12: hostile_queue_reset(h); break;
 	default: hostile_chains(h); break;
 	}
 	if (h->vm->pci.dev[HOSTILE_SLOT] &&
