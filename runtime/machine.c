@@ -19,9 +19,11 @@
 
 #include "acpi_tables.h"
 #include "bt_run.h"
+#include "drive.h"
 #include "loader.h"
 #include "lowland.h"
 #include "monitor.h"
+#include "netdevs.h"
 #include "plug.h"
 #include "step.h"
 #include "symbols.h"
@@ -736,7 +738,11 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	vm->timers.rearm = rearm;
 	rc = init_chardevs(vm, err, errlen);
 	rc = rc ? rc : init_ports(vm, err, errlen);
+	rc = rc ? rc : drive_open_all(vm, err, errlen);
+	rc = rc ? rc : netdevs_create(vm, err, errlen);
 	rc = rc ? rc : plug_devices(vm, err, errlen);
+	rc = rc ? rc : drive_plug_all(vm, err, errlen);
+	rc = rc ? rc : nics_create(vm, err, errlen);
 	return rc ? rc : monitors_create(&vm->monitors, vm, err, errlen);
 }
 
@@ -745,6 +751,8 @@ void vm_destroy(struct vm *vm)
 	if (vm->host_timer_made)
 		timer_delete(vm->host_timer);
 	plug_destroy(vm);
+	drive_close_all(vm);
+	netdevs_destroy(vm);
 	monitors_destroy(vm->monitors);
 	chardevs_destroy(vm->chardevs);
 	if (vm->console)

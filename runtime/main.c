@@ -11,6 +11,7 @@
 #include "console.h"
 #include "doctor.h"
 #include "exit_status.h"
+#include "img.h"
 #include "lowland.h"
 #include "plug.h"
 #include "report.h"
@@ -58,6 +59,8 @@ int main(int argc, char **argv)
 	status = lowland_enter(err, sizeof(err));
 	if (argc > 1 && !strcmp(argv[1], "doctor"))
 		return finish_stdout(doctor_main(argc - 1, argv + 1, status ? err : NULL));
+	if (argc > 1 && !strcmp(argv[1], "img"))
+		return finish_stdout(img_main(argc - 1, argv + 1));
 	if (status) {
 		report_error(err);
 		return STATUS_ERROR;

@@ -16,7 +16,6 @@
 #define QEMU_MAJOR 7
 #define QEMU_MINOR 2
 
-
 json_t *qmp_version(void)
 {
 	return json_pack("{s:{s:i, s:i, s:i}, s:s}", "qemu", "micro", 0, "minor", QEMU_MINOR,
@@ -98,10 +97,9 @@ static json_t *query_schema(struct qmp_call *call)
 	for (size_t i = 0; i < qmp_command_count; i++) {
 		const struct qmp_command *c = &qmp_commands[i];
 
-		json_array_append_new(list,
-				      json_pack("{s:s, s:s, s:s+, s:s, s:b}", "name", c->name,
-						"meta-type", "command", "arg-type", c->name, "-arg",
-						"ret-type", "any", "allow-oob", 0));
+		json_array_append_new(list, json_pack("{s:s, s:s, s:s+, s:s, s:b}", "name", c->name,
+						      "meta-type", "command", "arg-type", c->name,
+						      "-arg", "ret-type", "any", "allow-oob", 0));
 		json_array_append_new(list, schema_args(c));
 	}
 	for (size_t i = 0; i < ARRAY_LEN(events); i++)
@@ -151,9 +149,9 @@ static json_t *query_machines(struct qmp_call *call)
 
 	(void)call;
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		json_t *m = json_pack("{s:s, s:i, s:b, s:b, s:b}", "name", names[i], "cpu-max", 1,
-				      "hotpluggable-cpus", 0, "numa-mem-supported", 0, "deprecated",
-				      0);
+		json_t *m =
+		    json_pack("{s:s, s:i, s:b, s:b, s:b}", "name", names[i], "cpu-max", 1,
+			      "hotpluggable-cpus", 0, "numa-mem-supported", 0, "deprecated", 0);
 
 		if (i == 0)
 			json_object_set_new(m, "is-default", json_true());
@@ -194,6 +192,50 @@ static json_t *query_chardev(struct qmp_call *call)
 
 	chardevs_list(call->vm->chardevs, list_chardev, list);
 	return list;
+}
+
+static json_t *pci_regions(const struct pci_dev *d)
+{
+	json_t *list = json_array();
+
+	for (int i = 0; i < PCI_BARS; i++) {
+		const struct pci_bar *bar = &d->bar[i];
+
+		if (bar->size)
+			json_array_append_new(list,
+					      json_pack("{s:i, s:s, s:I, s:I, s:b, s:b}", "bar", i,
+							"type", "memory", "address",
+							bar->mapped ? (json_int_t)bar->base : -1,
+							"size", (json_int_t)bar->size, "prefetch",
+							bar->prefetch, "mem_type_64", bar->is64));
+	}
+	return list;
+}
+
+static json_t *pci_function(const struct pci_dev *d)
+{
+	json_t *f = json_pack(
+	    "{s:i, s:i, s:i, s:{s:i, s:s}, s:{s:i, s:i, s:i, s:i}, s:i, s:s, s:o}", "bus", 0,
+	    "slot", d->slot, "function", 0, "class_info", "class",
+	    (int)(pci_get(d, PCI_REVISION, 4) >> 16), "desc", d->name, "id", "vendor",
+	    (int)pci_get(d, PCI_VENDOR_ID, 2), "device", (int)pci_get(d, PCI_DEVICE_ID, 2),
+	    "subsystem-vendor", (int)pci_get(d, PCI_SUBSYSTEM_VENDOR, 2), "subsystem",
+	    (int)pci_get(d, PCI_SUBSYSTEM_ID, 2), "irq_pin", d->cfg[PCI_INTERRUPT_PIN], "qdev_id",
+	    "", "regions", pci_regions(d));
+
+	if (f && d->cfg[PCI_INTERRUPT_PIN])
+		json_object_set_new(f, "irq", json_integer(d->cfg[PCI_INTERRUPT_LINE]));
+	return f;
+}
+
+static json_t *query_pci(struct qmp_call *call)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < PCI_SLOTS; i++)
+		if (call->vm->pci.dev[i])
+			json_array_append_new(list, pci_function(call->vm->pci.dev[i]));
+	return json_pack("[{s:i, s:o}]", "bus", 0, "devices", list);
 }
 
 /* ---- orders ---- */
@@ -249,9 +291,9 @@ static json_t *human_monitor_command(struct qmp_call *call)
 
 static json_t *ringbuf_error(struct qmp_call *call, ssize_t rc)
 {
-	return rc == -ENOENT ? qmp_fail(call, "Device '%.60s' not found", string_arg(call, "device"))
-			     : qmp_fail(call, "%.60s is not a ringbuf device",
-					string_arg(call, "device"));
+	return rc == -ENOENT
+		   ? qmp_fail(call, "Device '%.60s' not found", string_arg(call, "device"))
+		   : qmp_fail(call, "%.60s is not a ringbuf device", string_arg(call, "device"));
 }
 
 static bool utf8_only(struct qmp_call *call)
@@ -307,8 +349,8 @@ static json_t *pmemsave(struct qmp_call *call)
 {
 	u64 from = (u64)int_arg(call, "val"), size = (u64)int_arg(call, "size");
 	const char *path = string_arg(call, "filename");
-	u8 *mem = size && size <= call->vm->ram.high_end ? ram_ptr(&call->vm->ram, from, size)
-							  : NULL;
+	u8 *mem =
+	    size && size <= call->vm->ram.high_end ? ram_ptr(&call->vm->ram, from, size) : NULL;
 	int fd;
 
 	if (!mem)

@@ -323,7 +323,7 @@ Test(cmdline, refusals_name_what_they_refuse)
 	    {"--", "--: unknown option"},
 	    {"-kernel", "-kernel: needs a value: FILE"},
 	    {"-kernel k -m", "-m: needs a value"},
-	    {"-hda disk", "-hda: unknown option"},
+	    {"-cdrom disk", "-cdrom: unknown option"},
 	    {"--frobnicate=3", "--frobnicate: unknown option"},
 	    {"-enable-kvm -kernel k", "-enable-kvm: unknown option"},
 	    {"-Kernel k", "-Kernel: unknown option"},
@@ -450,6 +450,19 @@ Test(cmdline, a_message_longer_than_its_buffer_is_cut)
 		if (n < sizeof(err))
 			cr_assert_eq(err[n], '!', "written past %zu bytes", n);
 	}
+}
+
+Test(cmdline, drives_are_recorded)
+{
+	struct config c = good("-kernel k -hda a,b -drive file=c,if=none -hdd d -snapshot");
+
+	cr_assert_eq(c.drive_count, 3);
+	cr_assert_str_eq(c.drive[0].text, "a,b");
+	cr_assert(c.drive[0].is_file);
+	cr_assert_str_eq(c.drive[1].text, "file=c,if=none");
+	cr_assert_not(c.drive[1].is_file);
+	cr_assert_str_eq(c.drive[2].opt, "-hdd");
+	cr_assert(c.snapshot);
 }
 
 Test(cmdline, help_lists_every_option)
