@@ -6,6 +6,8 @@
 
 #include "plug.h"
 
+#define PORT_HELP "chardev=ID, name=NAME, nr=N, bus=ID.0 (of the virtio-serial-pci), id=NAME"
+
 const struct plug_type plug_types[] = {
     {"virtio-balloon-pci", "virtio-balloon",
      "deflate-on-oom=on|off, free-page-reporting=on|off, "
@@ -24,6 +26,9 @@ const struct plug_type plug_types[] = {
      "write-cache=on|off|auto, config-wce=on|off, discard=on|off, write-zeroes=on|off, "
      "logical_block_size=N, physical_block_size=N, " PLUG_VIRTIO_HELP,
      plug_virtio_blk},
+    {"virtio-serial-pci", "virtio-serial", "max_ports=N, " PLUG_VIRTIO_HELP, plug_virtio_serial},
+    {"virtconsole", NULL, PORT_HELP, plug_virtconsole},
+    {"virtserialport", NULL, PORT_HELP, plug_virtserialport},
     {NULL, NULL, NULL, NULL},
 };
 
@@ -52,7 +57,8 @@ void plug_print_help(FILE *out, const struct plug_type *type)
 		return;
 	}
 	for (const struct plug_type *t = plug_types; t->name; t++)
-		fprintf(out, "%s (%s): %s\n", t->name, t->alias, t->help);
+		fprintf(out, "%s%s%s: %s\n", t->name, t->alias ? ", " : "",
+			t->alias ? t->alias : "", t->help);
 	fprintf(out, "isa-debug-exit: iobase=N, iosize=N\n");
 }
 

@@ -467,11 +467,14 @@ def wait_for(con, what, seconds, text):
 
 def check_patterns(sh):
     """Memory that has been away holds what is written to it."""
-    text = "".join(f"{i:07}\n" for i in range(1, 1000001))
-    wanted = hashlib.sha256(text.encode()).hexdigest() + "  -"
+    sh.run("seq 1 12000 >/tmp/0; for i in 0 1 2 3; do "
+           "cat /tmp/$i /tmp/$i /tmp/$i /tmp/$i >/tmp/$((i + 1)); rm /tmp/$i; done")
+    text = "".join(f"{i}\n" for i in range(1, 12001)) * 256  # 16 MiB
     for name in "abcdefgh":
-        sh.run(f"seq -w 1 1000000 >/tmp/{name}")
-    sh.equals("for f in /tmp/?; do sha256sum <$f; done | sort -u", wanted)
+        sh.run(f"(echo {name}; cat /tmp/4) >/tmp/{name}")
+    for name in "abcdefgh":
+        sh.equals(f"sha256sum </tmp/{name}",
+                  hashlib.sha256(f"{name}\n{text}".encode()).hexdigest() + "  -")
     sh.run("rm /tmp/?")
 
 
@@ -504,6 +507,78 @@ def balloon(setup):
             check(con, again == total, f"{again} kB of memory, were {total}")
             check_patterns(sh)
             sh.run("rmmod virtio_balloon")
+            check_log(sh)
+            sh.power_off()
+
+
+class Stream:
+    """The other end of a character device: a client of a unix socket."""
+
+    def __init__(self, con, path):
+        self.con = con
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+        self.socket.settimeout(0.2)
+        self.log = b""
+
+    def expect(self, text, seconds=ANSWER):
+        """Read on until text has come; what came before it."""
+        deadline = time.monotonic() + seconds
+        while text not in self.log:
+            check(self.con, time.monotonic() < deadline,
+                  f"no {text!r} on the socket; it ends {self.log[-200:]!r}")
+            self.con.read_for(0)
+            try:
+                self.log += self.socket.recv(65536)
+            except TimeoutError:
+                pass
+        before, _, self.log = self.log.partition(text)
+        return before
+
+    def send(self, data):
+        """All of it; the console is read meanwhile."""
+        while data:
+            self.con.read_for(0)
+            try:
+                data = data[self.socket.send(data[:65536]):]
+            except TimeoutError:
+                pass
+
+
+def console(setup):
+    """virtio-serial-pci: a shell on hvc0, a named port, a megabyte in each direction"""
+    with tempfile.TemporaryDirectory() as scratch:
+        hvc, port = (os.path.join(scratch, name) for name in ("hvc", "port"))
+        argv = setup.command("-nographic", "-no-reboot", "-device", "virtio-serial-pci,id=vs",
+                             "-chardev", f"socket,id=c0,path={hvc},server=on,wait=off",
+                             "-device", "virtconsole,chardev=c0",
+                             "-chardev", f"socket,id=c1,path={port},server=on,wait=off",
+                             "-device", "virtserialport,bus=vs.0,chardev=c1,name=org.test.0",
+                             *setup.linux("vmlinuz-cloud", initrd="initramfs-cloud.gz"))
+        with Console(argv) as con:
+            sh = Shell(con)
+            terminal, stream = Stream(con, hvc), Stream(con, port)
+            sh.run("modprobe virtio_pci && modprobe virtio_console")
+            sh.equals("cat /sys/class/virtio-ports/vport*p1/name", "org.test.0")
+            sh.run("(setsid sh -i </dev/hvc0 >/dev/hvc0 2>&1 &)")
+            terminal.expect(b"# ")
+            terminal.send(b"echo on $((6 * 7)) hvc\n")
+            terminal.expect(b"on 42 hvc")
+            # From the guest to us, and back.
+            sh.run("p=$(echo /dev/vport*p1); seq 1 150000 >/tmp/f; cat /tmp/f >$p; echo END >$p")
+            text = "".join(f"{i}\n" for i in range(1, 150001)).encode()
+            check(con, stream.expect(b"END\n") == text, "what came is not what was sent")
+            text = text[:len(text) // 4096 * 4096]
+            sh.type(f"dd if=$p bs=4096 iflag=fullblock count={len(text) // 4096} 2>/dev/null | sha256sum")
+            stream.send(text)
+            con.expect(hashlib.sha256(text).hexdigest().encode(), BOOT)
+            con.expect(rb"# (\x1b\[6n)?\Z", ANSWER)
+            # Somebody else may come.
+            stream.socket.close()
+            con.read_for(1)
+            stream = Stream(con, port)
+            sh.run("echo again >$p")
+            stream.expect(b"again")
             check_log(sh)
             sh.power_off()
 
@@ -728,7 +803,7 @@ def serials(setup):
 for name in ("qmp", "qmp_ends", "daemon", "serials"):
     globals()[name].__doc__ = getattr(control, name).__doc__
 
-SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, cloud5g, syscalls, memtest,
+SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, console, cloud5g, syscalls, memtest,
                                      stub, generic, patching, patching_generic, panic, restart,
                                      triplefault, user, storms, storms_full, userland, killed, qmp,
                                      qmp_ends, daemon, serials, balloon)}
