@@ -11,6 +11,7 @@
 #include "cmdline.h"
 #include "cmdline_char.h"
 #include "lowland.h"
+#include "netdevs.h"
 #include "plug.h"
 #include "ram.h"
 #include "step.h"
@@ -394,9 +395,28 @@ static int opt_net(struct parser *p, const char *arg)
 	return only_none(p, arg);
 }
 
+/* Checked now, made later: arg is kept. */
+static int keep_net(struct parser *p, const char *opt, const char *arg, const char **kept,
+		    unsigned *count)
+{
+	int ret = netdev_check(opt, arg, p->err, p->err_size);
+
+	if (ret)
+		return ret;
+	if (*count == NETDEV_MAX)
+		return fail(p, "'%s': more than %d of these", arg, NETDEV_MAX);
+	kept[(*count)++] = arg;
+	return 0;
+}
+
+static int opt_netdev(struct parser *p, const char *arg)
+{
+	return keep_net(p, "-netdev", arg, p->cfg->netdev, &p->cfg->netdev_count);
+}
+
 static int opt_nic(struct parser *p, const char *arg)
 {
-	return only_none(p, arg);
+	return keep_net(p, "-nic", arg, p->cfg->nic, &p->cfg->nic_count);
 }
 
 static struct cmdline_err char_err(struct parser *p)

@@ -36,8 +36,9 @@ enum { LOG_GUEST_ERRORS = 16 };
 
 #define SERIAL_MAX     4
 #define DEVICE_MAX     64
-#define CHARDEV_MAX    16
 #define DRIVE_MAX      32
+#define NETDEV_MAX     16
+#define CHARDEV_MAX    16
 #define MON_MAX        8
 #define CHAR_USERS_MAX 4 /* of one character device that is shared */
 
@@ -68,7 +69,7 @@ struct config {
 	bool no_shutdown; /* a guest that powers off leaves a stopped VM */
 	bool stopped;     /* -S */
 	const char *pidfile;
-	const char *uuid;                     /* NULL: none */
+	const char *uuid; /* NULL: none */
 	unsigned chardev_count;
 	struct char_spec chardev[CHARDEV_MAX];
 	unsigned serial_count;                /* ports the machine has */
@@ -88,6 +89,8 @@ struct config {
 	struct drive_spec drive[DRIVE_MAX]; /* drive.h */
 	unsigned drive_count;
 	bool snapshot; /* of all drives: what is written is forgotten */
+	const char *netdev[NETDEV_MAX], *nic[NETDEV_MAX]; /* what netdevs.h makes, as given */
+	unsigned netdev_count, nic_count;
 	const struct plug_type *device_help; /* ACTION_DEVICE_HELP: of one type, NULL: all */
 	unsigned log_items;
 	const char *log_file; /* NULL: stderr */

@@ -1,6 +1,6 @@
 /*
- * The monitor for people: one line in, text out. hmp.c has the commands, hmp_info.c and hmp_memory.c
- * what they show.
+ * The monitor for people: one line in, text out. hmp.c has the commands, hmp_info.c and
+ * hmp_memory.c what they show.
  */
 #ifndef RINGSHIFT_HMP_H
 #define RINGSHIFT_HMP_H

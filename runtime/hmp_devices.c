@@ -31,10 +31,14 @@ void hmp_info_pci(struct vm *vm, FILE *out, const char *args)
 
 		if (!d)
 			continue;
-		fprintf(out, "  Bus  0, device %3u, function 0:\n    %s: PCI device %04x:%04x\n",
-			slot, d->name, pci_get(d, PCI_VENDOR_ID, 2), pci_get(d, PCI_DEVICE_ID, 2));
+		fprintf(
+		    out,
+		    "  Bus  0, device %3u, function 0:\n    %s: class %04x, PCI device %04x:%04x\n",
+		    slot, d->name, pci_get(d, PCI_REVISION, 4) >> 16, pci_get(d, PCI_VENDOR_ID, 2),
+		    pci_get(d, PCI_DEVICE_ID, 2));
 		if (pci_get(d, PCI_INTERRUPT_PIN, 1))
-			fprintf(out, "      IRQ %u, pin A\n", pci_get(d, PCI_INTERRUPT_LINE, 1));
+			fprintf(out, "      IRQ %u, pin A%s\n", pci_get(d, PCI_INTERRUPT_LINE, 1),
+				d->intx ? ", asserted" : "");
 		show_bars(out, d);
 	}
 }

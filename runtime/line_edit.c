@@ -6,12 +6,21 @@
 
 #include "line_edit.h"
 
-enum { CTRL_C = 3, BACKSPACE = 8, TAB = 9, LF = 10, CR = 13, CTRL_U = 21, CTRL_W = 23, ESC = 27,
-       DELETE = 127 };
+enum {
+	CTRL_C = 3,
+	BACKSPACE = 8,
+	TAB = 9,
+	LF = 10,
+	CR = 13,
+	CTRL_U = 21,
+	CTRL_W = 23,
+	ESC = 27,
+	DELETE = 127
+};
 
 void line_edit_init(struct line_edit *e, void (*put)(void *, const char *, size_t),
-		    void (*run)(void *, const char *), const char *(*complete)(const char *, unsigned),
-		    void *opaque)
+		    void (*run)(void *, const char *),
+		    const char *(*complete)(const char *, unsigned), void *opaque)
 {
 	memset(e, 0, sizeof(*e));
 	e->put = put;
@@ -141,9 +150,7 @@ static void key(struct line_edit *e, u8 b)
 	case DELETE: rub_out(e, 1); break;
 	case CTRL_U: rub_out(e, e->len); break;
 	case CTRL_W: rub_out_word(e); break;
-	case CTRL_C:
-		rub_out(e, e->len);
-		break;
+	case CTRL_C: rub_out(e, e->len); break;
 	case TAB: complete(e); break;
 	case ESC: e->escape = 1; break;
 	default:

@@ -24,8 +24,8 @@ struct line_edit {
 };
 
 void line_edit_init(struct line_edit *e, void (*put)(void *, const char *, size_t),
-		    void (*run)(void *, const char *), const char *(*complete)(const char *, unsigned),
-		    void *opaque);
+		    void (*run)(void *, const char *),
+		    const char *(*complete)(const char *, unsigned), void *opaque);
 /* Begin a line anew. */
 void line_edit_reset(struct line_edit *e);
 void line_edit_receive(struct line_edit *e, const u8 *buf, size_t len);

@@ -23,6 +23,7 @@
 #include "loader.h"
 #include "lowland.h"
 #include "monitor.h"
+#include "netdevs.h"
 #include "plug.h"
 #include "step.h"
 #include "symbols.h"
@@ -738,8 +739,10 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	rc = init_chardevs(vm, err, errlen);
 	rc = rc ? rc : init_ports(vm, err, errlen);
 	rc = rc ? rc : drive_open_all(vm, err, errlen);
+	rc = rc ? rc : netdevs_create(vm, err, errlen);
 	rc = rc ? rc : plug_devices(vm, err, errlen);
 	rc = rc ? rc : drive_plug_all(vm, err, errlen);
+	rc = rc ? rc : nics_create(vm, err, errlen);
 	return rc ? rc : monitors_create(&vm->monitors, vm, err, errlen);
 }
 
@@ -749,6 +752,7 @@ void vm_destroy(struct vm *vm)
 		timer_delete(vm->host_timer);
 	plug_destroy(vm);
 	drive_close_all(vm);
+	netdevs_destroy(vm);
 	monitors_destroy(vm->monitors);
 	chardevs_destroy(vm->chardevs);
 	if (vm->console)

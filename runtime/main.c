@@ -56,11 +56,11 @@ int main(int argc, char **argv)
 
 	occupy_standard_descriptors();
 	ignore_signals_of_output();
-	if (argc > 1 && !strcmp(argv[1], "img"))
-		return finish_stdout(img_main(argc - 1, argv + 1));
 	status = lowland_enter(err, sizeof(err));
 	if (argc > 1 && !strcmp(argv[1], "doctor"))
 		return finish_stdout(doctor_main(argc - 1, argv + 1, status ? err : NULL));
+	if (argc > 1 && !strcmp(argv[1], "img"))
+		return finish_stdout(img_main(argc - 1, argv + 1));
 	if (status) {
 		report_error(err);
 		return STATUS_ERROR;

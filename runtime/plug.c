@@ -11,6 +11,11 @@ const struct plug_type plug_types[] = {
      "deflate-on-oom=on|off, free-page-reporting=on|off, "
      "guest-stats-polling-interval=SECONDS, " PLUG_VIRTIO_HELP,
      plug_virtio_balloon},
+    {"virtio-net-pci", "virtio-net",
+     "netdev=ID, mac=XX:XX:XX:XX:XX:XX, host_mtu=N, rx_queue_size=N, tx_queue_size=N, csum=on|off, "
+     "guest_csum=on|off, gso=on|off, host_tso4=on|off, host_tso6=on|off, guest_tso4=on|off, "
+     "guest_tso6=on|off, mrg_rxbuf=on|off, status=on|off, ctrl_vq=on|off, " PLUG_VIRTIO_HELP,
+     plug_virtio_net},
     {"virtio-rng-pci", "virtio-rng",
      "max-bytes=N, period=MS (how many random bytes in how many milliseconds), " PLUG_VIRTIO_HELP,
      plug_virtio_rng},
@@ -120,18 +125,24 @@ static int create(struct vm *vm, struct keyval *k)
 	return vm->plugged->id ? 0 : -ENOMEM;
 }
 
-int plug_devices(struct vm *vm, char *err, size_t errlen)
+int plug_device(struct vm *vm, const char *arg, char *err, size_t errlen)
 {
 	struct keyval k;
+	int rc = keyval_parse(&k, "-device", arg, "driver", err, errlen);
+
+	if (!rc)
+		rc = create(vm, &k);
+	if (rc == -ENOMEM)
+		snprintf(err, errlen, "-device %s: out of memory", arg);
+	return rc;
+}
+
+int plug_devices(struct vm *vm, char *err, size_t errlen)
+{
 	int rc = 0;
 
-	for (unsigned i = 0; i < vm->cfg->device_count && !rc; i++) {
-		rc = keyval_parse(&k, "-device", vm->cfg->device[i], "driver", err, errlen);
-		if (!rc)
-			rc = create(vm, &k);
-		if (rc == -ENOMEM)
-			snprintf(err, errlen, "-device %s: out of memory", vm->cfg->device[i]);
-	}
+	for (unsigned i = 0; i < vm->cfg->device_count && !rc; i++)
+		rc = plug_device(vm, vm->cfg->device[i], err, errlen);
 	return rc;
 }
 

@@ -28,6 +28,8 @@ void plug_print_help(FILE *out, const struct plug_type *type);
 
 /* Make all devices of vm->cfg, in the order given. Negative errno and a line of text. */
 MUST_CHECK int plug_devices(struct vm *vm, char *err, size_t errlen);
+/* Make one, from a text as of -device. */
+MUST_CHECK int plug_device(struct vm *vm, const char *arg, char *err, size_t errlen);
 /* Machine reset; the machine's end. */
 void plug_reset(struct vm *vm);
 void plug_destroy(struct vm *vm);
@@ -60,6 +62,7 @@ void plug_describe_virtio(const struct virtio_pci *vp, FILE *out);
 	"id=NAME, addr=SLOT (hexadecimal), vectors=N, event_idx=on|off, indirect_desc=on|off"
 
 /* --- the types; each in a file of its own --- */
+int plug_virtio_net(struct vm *vm, struct keyval *k);
 int plug_virtio_rng(struct vm *vm, struct keyval *k);
 int plug_virtio_blk(struct vm *vm, struct keyval *k);
 int plug_virtio_balloon(struct vm *vm, struct keyval *k);

@@ -195,6 +195,50 @@ static json_t *query_chardev(struct qmp_call *call)
 	return list;
 }
 
+static json_t *pci_regions(const struct pci_dev *d)
+{
+	json_t *list = json_array();
+
+	for (int i = 0; i < PCI_BARS; i++) {
+		const struct pci_bar *bar = &d->bar[i];
+
+		if (bar->size)
+			json_array_append_new(list,
+					      json_pack("{s:i, s:s, s:I, s:I, s:b, s:b}", "bar", i,
+							"type", "memory", "address",
+							bar->mapped ? (json_int_t)bar->base : -1,
+							"size", (json_int_t)bar->size, "prefetch",
+							bar->prefetch, "mem_type_64", bar->is64));
+	}
+	return list;
+}
+
+static json_t *pci_function(const struct pci_dev *d)
+{
+	json_t *f = json_pack(
+	    "{s:i, s:i, s:i, s:{s:i, s:s}, s:{s:i, s:i, s:i, s:i}, s:i, s:s, s:o}", "bus", 0,
+	    "slot", d->slot, "function", 0, "class_info", "class",
+	    (int)(pci_get(d, PCI_REVISION, 4) >> 16), "desc", d->name, "id", "vendor",
+	    (int)pci_get(d, PCI_VENDOR_ID, 2), "device", (int)pci_get(d, PCI_DEVICE_ID, 2),
+	    "subsystem-vendor", (int)pci_get(d, PCI_SUBSYSTEM_VENDOR, 2), "subsystem",
+	    (int)pci_get(d, PCI_SUBSYSTEM_ID, 2), "irq_pin", d->cfg[PCI_INTERRUPT_PIN], "qdev_id",
+	    "", "regions", pci_regions(d));
+
+	if (f && d->cfg[PCI_INTERRUPT_PIN])
+		json_object_set_new(f, "irq", json_integer(d->cfg[PCI_INTERRUPT_LINE]));
+	return f;
+}
+
+static json_t *query_pci(struct qmp_call *call)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < PCI_SLOTS; i++)
+		if (call->vm->pci.dev[i])
+			json_array_append_new(list, pci_function(call->vm->pci.dev[i]));
+	return json_pack("[{s:i, s:o}]", "bus", 0, "devices", list);
+}
+
 /* ---- orders ---- */
 
 static json_t *stop(struct qmp_call *call)
