@@ -10,8 +10,8 @@
 /* Run a command; what it says, to be freed, or NULL without memory. Lines end in \n. */
 char *hmp_execute(struct vm *vm, const char *line, size_t *len);
 
-/* The i-th of the commands a text may be the beginning of, NULL after the last. */
-const char *hmp_complete(const char *text, unsigned i);
+/* For line_edit. */
+const char *hmp_complete(const char *text, size_t *skip, unsigned i);
 
 /* For the files of the monitor. */
 struct hmp_entry {
