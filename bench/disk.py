@@ -2,7 +2,7 @@
 """What a virtio disk gives past the guest's page cache: ringshift and QEMU TCG in turn, same images.
 
     bench/disk.py [--build build] [--guests .cache/guests] [--runs N] [--format raw,qcow2]
-                  [--cache writeback] [--size 256M] [--seconds 1] [--engines bt,tcg]
+                  [--cache writeback] [--size 256M] [--seconds 1] [--rows 012345678] [--engines bt,tcg]
 
 bench/disk_rows.c in a guest with Debian's cloud kernel: MB/s and operations a second, for each engine
 and format the median of N runs; then ringshift's share of TCG's. qcow2 is an overlay on the raw image,
@@ -68,7 +68,7 @@ def run(args, argv):
     with Console(argv) as con:
         sh = Shell(con)
         sh.run("modprobe virtio_pci && modprobe virtio_blk")
-        text = sh.run(f"/disk_rows /dev/vda {args.seconds}", 600)
+        text = sh.run(f"/disk_rows /dev/vda {args.seconds} {args.rows}", 600)
         sh.power_off()
     return {name: (float(rate), float(ops)) for name, rate, ops in ROW.findall(text)}
 
@@ -115,6 +115,7 @@ def main():
     parser.add_argument("--cache", default="writeback", help="cache mode (default: %(default)s)")
     parser.add_argument("--size", default="256M", help="of the disk (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1, help="for each row (default: 1)")
+    parser.add_argument("--rows", default="012345678", help="digits; 0 is the first row (default: all)")
     parser.add_argument("--runs", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--work", help="directory for the images (default: that of temporary files)")
     parser.add_argument("--json", metavar="FILE", help="write all runs there")

@@ -4,7 +4,9 @@
  *
  *	ROW name bytes-per-second operations-per-second
  *
- *	disk_rows DEVICE SECONDS    (DEVICE is overwritten; SECONDS for each row)
+ *	disk_rows DEVICE SECONDS [ROWS]
+ *
+ * DEVICE is overwritten; SECONDS for each row; ROWS: digits, 0 is the first one.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -151,10 +153,14 @@ int main(int argc, char **argv)
 	check(fsync(fd), "fsync");
 	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		const struct row *r = &rows[i];
-		double begin = now();
-		uint64_t n = r->depth > 1 ? deep(r, buf, begin + seconds)
-					  : one_by_one(r, buf, begin + seconds);
-		double took = now() - begin;
+		double begin = now(), took;
+		uint64_t n;
+
+		if (argc > 3 && !strchr(argv[3], '0' + (int)i))
+			continue;
+		n = r->depth > 1 ? deep(r, buf, begin + seconds)
+				 : one_by_one(r, buf, begin + seconds);
+		took = now() - begin;
 
 		printf("ROW %s\t%.0f\t%.1f\n", r->name, (double)(n * r->block) / took,
 		       (double)n / took);

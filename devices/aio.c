@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "aio.h"
@@ -14,6 +15,9 @@
 #define MAX_WATCHES 256
 #define BATCH       32
 #define STOP_EVENT  (~0ull)
+
+#define QUICK_NS 200000u /* a job that took longer was not quick */
+#define HELD_MAX 8       /* jobs announced together */
 
 struct job_list {
 	struct aio_job *first, **end;
@@ -28,6 +32,8 @@ struct aio {
 	unsigned outstanding; /* submitted, done not yet called */
 	unsigned waiting;     /* in queued */
 	unsigned idle;        /* workers that wait for a job */
+	unsigned held;        /* in finished, not announced */
+	bool announced;       /* aio_run has been asked for, and has not begun */
 	bool stop;
 	void *worker[AIO_WORKERS];
 	unsigned workers;
@@ -70,18 +76,33 @@ static struct aio_job *list_take(struct job_list *l)
 	return job;
 }
 
-/* With the lock. What is not empty has been announced, and nobody has come for it yet. */
-static bool nothing_to_run(const struct aio *aio)
+/* With the lock. Is it for the caller to kick? */
+static bool announce(struct aio *aio)
 {
-	return !aio->finished.first && !aio->ready;
+	bool first = !aio->announced;
+
+	aio->announced = true;
+	aio->held = 0;
+	return first;
 }
 
-static void finish(struct aio *aio, struct aio_job *job)
+/* With the lock. Interrupting the vCPU for each of many short jobs costs more than they do: while
+ * another one of these waits for a worker, its end is soon enough. */
+static bool may_wait(const struct aio *aio, const struct aio_job *job, u64 took)
 {
-	bool kick;
+	return job->quick && took < QUICK_NS && aio->held < HELD_MAX && aio->queued.first &&
+	       aio->queued.first->quick;
+}
+
+static void finish(struct aio *aio, struct aio_job *job, u64 took)
+{
+	bool kick = false;
 
 	pthread_mutex_lock(&aio->lock);
-	kick = nothing_to_run(aio);
+	if (may_wait(aio, job, took))
+		aio->held++;
+	else
+		kick = announce(aio);
 	list_put(&aio->finished, job);
 	pthread_cond_signal(&aio->finished_one);
 	pthread_mutex_unlock(&aio->lock);
@@ -89,9 +110,18 @@ static void finish(struct aio *aio, struct aio_job *job)
 		aio->host.kick(aio->host.opaque);
 }
 
+static u64 now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (u64)t.tv_sec * 1000000000 + (u64)t.tv_nsec;
+}
+
 static void *work(void *opaque)
 {
 	struct aio *aio = opaque;
+	u64 begin;
 
 	pthread_mutex_lock(&aio->lock);
 	for (;;) {
@@ -100,8 +130,9 @@ static void *work(void *opaque)
 		if (job) {
 			aio->waiting--;
 			pthread_mutex_unlock(&aio->lock);
+			begin = now();
 			job->work(job);
-			finish(aio, job);
+			finish(aio, job, now() - begin);
 			pthread_mutex_lock(&aio->lock);
 		} else if (aio->stop) {
 			break;
@@ -146,7 +177,7 @@ void aio_submit(struct aio *aio, struct aio_job *job)
 		return;
 	aio->stats->n[STAT_aio_jobs_inline]++;
 	job->work(job);
-	finish(aio, job);
+	finish(aio, job, ~0ull);
 }
 
 /* Call done for one finished job. */
@@ -213,14 +244,15 @@ static void *poll_descriptors(void *opaque)
 		bool kick, stop = false;
 
 		pthread_mutex_lock(&aio->lock);
-		kick = nothing_to_run(aio);
+		kick = false;
 		for (i = 0; i < n; i++) {
 			if (ev[i].data.u64 == STOP_EVENT)
 				stop = true;
 			else
 				note_event(aio, ev[i].data.u64, ev[i].events);
 		}
-		kick = kick && !nothing_to_run(aio);
+		if (aio->ready)
+			kick = announce(aio);
 		pthread_mutex_unlock(&aio->lock);
 		if (stop)
 			return NULL;
@@ -332,6 +364,9 @@ static bool run_ready(struct aio *aio)
 
 void aio_run(struct aio *aio)
 {
+	pthread_mutex_lock(&aio->lock);
+	aio->announced = false;
+	pthread_mutex_unlock(&aio->lock);
 	while (run_finished(aio) || run_ready(aio))
 		;
 }

@@ -27,6 +27,9 @@ struct aio_job {
 	struct aio_job *next;
 	void (*work)(struct aio_job *job); /* worker thread: may block, must not touch devices */
 	void (*done)(struct aio_job *job); /* vCPU thread: may free the job or submit it again */
+	/* A hint: work copies memory rather than waits. Several that follow each other quickly are
+	 * announced to the vCPU together. */
+	bool quick;
 };
 
 /* A descriptor somebody waits for. One-shot: after ready it sleeps until armed again. */

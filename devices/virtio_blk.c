@@ -279,6 +279,8 @@ static bool start(struct blk_request *r)
 	if (read_inline(r))
 		return true;
 	r->blk->in_flight++;
+	/* Writes that end in the host's page cache. */
+	r->job.quick = r->header.type == BLK_T_OUT && !r->flush_after && r->blk->cfg.cached;
 	aio_submit(r->blk->cfg.aio, &r->job);
 	return false;
 }

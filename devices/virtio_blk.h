@@ -17,6 +17,7 @@ struct virtio_blk_config {
 	struct aio *aio;
 	const char *serial; /* at most VIRTIO_BLK_ID_LEN bytes count; NULL: none */
 	bool readonly;
+	bool cached;    /* the image is behind the host's page cache */
 	bool writeback; /* the host's cache is used: writes are lasting only after a flush */
 	bool discard, write_zeroes; /* offer them */
 	bool config_wce;            /* the driver may choose */

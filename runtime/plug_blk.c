@@ -138,6 +138,7 @@ int plug_virtio_blk(struct vm *vm, struct keyval *k)
 	cfg.serial = d->serial;
 	cfg.readonly = !disk_is_writable(d->disk);
 	cfg.writeback = d->writeback;
+	cfg.cached = !d->direct;
 	rc = parse(k, &cfg);
 	if (rc)
 		return rc;

@@ -476,6 +476,71 @@ Test(qcow2, what_we_cannot_open_is_named)
 	}
 }
 
+/* One number of the header wrong at a time: one line that says what. */
+Test(qcow2, headers_that_cannot_be)
+{
+	static const struct {
+		unsigned at, len;
+		u64 value;
+		const char *text;
+	} cases[] = {
+	    {0, 4, 0x51464900, "not a qcow2 image"},
+	    {4, 4, 1, "version 1"},
+	    {4, 4, 4, "version 4"},
+	    {16, 4, 2000, "backing file"}, /* with the offset of the next line */
+	    {20, 4, 8, "cluster size 2^8"},
+	    {20, 4, 22, "cluster size 2^22"},
+	    {20, 4, 0xffffffff, "cluster size"},
+	    {24, 8, BIT(63), "too large"},
+	    {24, 8, 8192 * GIB, "L1 table is too small"},
+	    {32, 4, 3, "encrypted"},
+	    {36, 4, 0xffffffff, "L1 table is too large"},
+	    {36, 4, 0, "L1 table is too small"},
+	    {40, 8, 1, "L1 table is not within"},
+	    {40, 8, BIT(62), "L1 table is not within"},
+	    {48, 8, 12345, "refcount table is not within"},
+	    {48, 8, ~0ull & ~0xffffull, "refcount table is not within"},
+	    {56, 4, 0, "no refcount table"},
+	    {56, 4, 0xffffffff, "refcount table is too large"},
+	    {60, 4, 0xffffffff, "too many qcow2 snapshots"},
+	    {60, 4, 1, "snapshot table is not within"}, /* with the next but one */
+	    {72, 8, 1, "dirty"},
+	    {72, 8, 2, "corrupt"},
+	    {72, 8, BIT(63), "bit 63"},
+	    {96, 4, 7, "refcounts of 2^7 bits"},
+	    {100, 4, 64, "length 64"},
+	    {100, 4, 0xfffffff8, "length"},
+	};
+	struct disk *d;
+
+	for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
+		struct disk_config cfg = {
+		    .path = rig_path(&rig, "a"), .format = "qcow2", .write = true};
+		u8 bytes[8];
+		FILE *f;
+
+		RIG_SH(&rig, "rm -f a; qemu-img create -q -f qcow2 a 4M");
+		f = fopen(cfg.path, "r+");
+		for (unsigned k = 0; k < cases[i].len; k++)
+			bytes[k] = (u8)(cases[i].value >> (8 * (cases[i].len - 1 - k)));
+		fseek(f, cases[i].at, SEEK_SET);
+		fwrite(bytes, 1, cases[i].len, f);
+		if (cases[i].at == 16) {
+			fseek(f, 8, SEEK_SET);
+			fwrite("\0\0\0\0\0\0\x02\0", 1, 8, f);
+		}
+		if (cases[i].at == 60) {
+			fseek(f, 64, SEEK_SET);
+			fwrite("\0\0\0\0\0\0\x02\0", 1, 8, f);
+		}
+		fclose(f);
+		cr_expect_lt(disk_open(&d, &cfg, NULL, rig.err, sizeof(rig.err)), 0);
+		cr_expect(strstr(rig.err, cases[i].text) && !strchr(rig.err, '\n') &&
+			      strstr(rig.err, cfg.path) == rig.err,
+			  "case %u: '%s' does not say '%s'", i, rig.err, cases[i].text);
+	}
+}
+
 Test(qcow2, backing_files_that_cannot_be)
 {
 	struct disk_config cfg = {.path = rig_path(&rig, "a")};
