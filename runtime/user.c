@@ -46,6 +46,7 @@
 #include "space.h"
 #include "user_desc.h"
 #include "user_fast.h"
+#include "user_syscall32.h"
 #include "vec_image.h"
 #include "xstate.h"
 
@@ -467,55 +468,6 @@ static bool page_fault(struct user *u, struct user_space *s, const struct space_
 	}
 }
 
-/* The byte of user code at va, -1: there is none. */
-static int code_byte(struct cpu *c, gva_t va)
-{
-	struct walk w;
-	u8 b;
-
-	if (mmu_probe(c->mmu.ram, &c->mmu.pg, va, MMU_EXEC, true, &w) ||
-	    ram_read(c->mmu.ram, w.gpa, &b, 1))
-		return -1;
-	return b;
-}
-
-/* Does RIP lie behind an INT 0x80, and not where the host thinks 32-bit code goes on? */
-static bool behind_int80(struct cpu *c)
-{
-	gva_t at = (u32)(c->seg[SEG_CS].base + c->rip);
-
-	if (c->mode == INSN_MODE_64)
-		return true; /* there SYSCALL is another kind of exit, and SYSENTER is not used */
-	return c->rip >= 2 && !(c->rip >> 32) && code_byte(c, at - 2) == 0xcd &&
-	       code_byte(c, at - 1) == 0x80;
-}
-
-/*
- * A system call of 32-bit code. INT 0x80 is stepped. SYSCALL (AMD's) and SYSENTER (Intel's) come
- * with what Linux as the host makes of them by its own convention: RIP is lost; SYSCALL's ECX is
- * what EBP held, and EBP was loaded from the stack; after SYSENTER ESP is what EBP held. Take that
- * back; a kernel of the same convention, and there is no other with these selectors, does not miss
- * RIP.
- */
-static void syscall32(struct user *u)
-{
-	struct cpu *c = u->c;
-
-	if (behind_int80(c)) {
-		c->rip -= 2;
-		step(u);
-		return;
-	}
-	c->rip = 0;
-	if (c->host.syscall32) {
-		c->gpr[GPR_RBP] = (u32)c->gpr[GPR_RCX];
-		cpu_syscall(c, 0);
-	} else {
-		c->gpr[GPR_RBP] = (u32)c->gpr[GPR_RSP];
-		exec_sysenter(c, NULL);
-	}
-}
-
 static NORETURN void lose(struct user *u)
 {
 	u->lost = NOTHING_LOST;
@@ -537,7 +489,8 @@ static void finish(struct user *u, struct user_space *s, const struct space_exit
 	case SPACE_DEAD: drop(u, s); lose(u);
 	case SPACE_INT80:
 		make_way(u, s);
-		syscall32(u);
+		if (!user_syscall32(c))
+			step(u);
 		break;
 	case SPACE_FAULT:
 		/* Traps leave RIP behind the instruction. */
