@@ -39,6 +39,8 @@ void space_pool_free(struct space_pool *pool);
 #define SPACE_PLACES 4
 struct space *space_get(struct space_pool *pool, unsigned avoid);
 unsigned space_place(const struct space *sp);
+/* The places, as a mask, whose stub would meet a range. */
+unsigned space_places_met(u64 va, u64 len);
 /* Empty it and give it back. A space that does not let itself be emptied is killed. */
 void space_put(struct space *sp);
 

@@ -31,6 +31,16 @@ unsigned space_place(const struct space *sp)
 	return sp->place;
 }
 
+unsigned space_places_met(u64 va, u64 len)
+{
+	unsigned mask = 0;
+
+	for (unsigned i = 0; i < SPACE_PLACES; i++)
+		if (va < places[i] + SPACE_SIZE && va + len > places[i])
+			mask |= 1u << i;
+	return mask;
+}
+
 static void reap_for_good(pid_t pid)
 {
 	if (pid <= 0)

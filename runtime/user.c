@@ -46,6 +46,7 @@
 #include "space.h"
 #include "user_desc.h"
 #include "user_fast.h"
+#include "user_syscall32.h"
 #include "vec_image.h"
 #include "xstate.h"
 
@@ -398,6 +399,45 @@ static void step(struct user *u)
 	op_step(u->c);
 }
 
+/* Another space, with the stub at a place that is none of avoid. False: there is none. */
+static bool move_stub(struct user *u, struct user_space *s, unsigned avoid)
+{
+	drop(u, s);
+	u->now = make(u, u->c->cr3 & PAGE_MASK, avoid);
+	u->c->stats->n[STAT_user_stub_moves]++;
+	return u->now;
+}
+
+static unsigned pages_met(u64 va, u64 len)
+{
+	return va & ~PAGE_MASK || va < PAGE_SIZE || va >= USER_LIMIT || len > USER_LIMIT
+		   ? 0
+		   : space_places_met(va, len);
+}
+
+/*
+ * The stub can be read. What the guest's kernel gives a program there is found when it is first
+ * written or executed, but the kernel may put it into its tables no sooner than it is touched, and
+ * until then there is no fault for reading it. So a system call that names a range of pages where
+ * the stub is moves it: the first two arguments, an address and a length with whatever maps, or
+ * those of the address something is moved to. If it was something else no harm is done.
+ */
+static void make_way(struct user *u, struct user_space *s)
+{
+	const u64 *r = u->c->gpr;
+	unsigned met = u->c->mode == INSN_MODE_64
+			   ? pages_met(r[GPR_RDI], r[GPR_RSI]) | pages_met(r[GPR_R8], r[GPR_RDX])
+			   : pages_met((u32)r[GPR_RBX], (u32)r[GPR_RCX]) |
+				 pages_met((u32)r[GPR_RDI], (u32)r[GPR_RDX]);
+
+	if (likely(!(met & 1u << space_place(s->space))))
+		return;
+	if ((s->avoid | met) == BIT(SPACE_PLACES) - 1)
+		move_stub(u, s, met);
+	else
+		move_stub(u, s, s->avoid | met);
+}
+
 /* True: mapped, go on. False: step. */
 static bool page_fault(struct user *u, struct user_space *s, const struct space_exit *e)
 {
@@ -423,65 +463,8 @@ static bool page_fault(struct user *u, struct user_space *s, const struct space_
 		s->expected = e->cr2;
 		cpu_raise_pf(c, e->cr2, error);
 	case SHADOW_FAILED:
-		if (s->collided) { /* another place for the stub */
-			unsigned avoid = s->avoid | 1u << space_place(s->space);
-
-			drop(u, s);
-			u->now = make(u, c->cr3 & PAGE_MASK, avoid);
-			c->stats->n[STAT_user_stub_moves]++;
-			return u->now;
-		}
-		return false;
+		return s->collided && move_stub(u, s, s->avoid | 1u << space_place(s->space));
 	default: return false; /* MMIO, a write to code, nothing of a user's */
-	}
-}
-
-/* The byte of user code at va, -1: there is none. */
-static int code_byte(struct cpu *c, gva_t va)
-{
-	struct walk w;
-	u8 b;
-
-	if (mmu_probe(c->mmu.ram, &c->mmu.pg, va, MMU_EXEC, true, &w) ||
-	    ram_read(c->mmu.ram, w.gpa, &b, 1))
-		return -1;
-	return b;
-}
-
-/* Does RIP lie behind an INT 0x80, and not where the host thinks 32-bit code goes on? */
-static bool behind_int80(struct cpu *c)
-{
-	gva_t at = (u32)(c->seg[SEG_CS].base + c->rip);
-
-	if (c->mode == INSN_MODE_64)
-		return true; /* there SYSCALL is another kind of exit, and SYSENTER is not used */
-	return c->rip >= 2 && !(c->rip >> 32) && code_byte(c, at - 2) == 0xcd &&
-	       code_byte(c, at - 1) == 0x80;
-}
-
-/*
- * A system call of 32-bit code. INT 0x80 is stepped. SYSCALL (AMD's) and SYSENTER (Intel's) come
- * with what Linux as the host makes of them by its own convention: RIP is lost; SYSCALL's ECX is
- * what EBP held, and EBP was loaded from the stack; after SYSENTER ESP is what EBP held. Take that
- * back; a kernel of the same convention, and there is no other with these selectors, does not miss
- * RIP.
- */
-static void syscall32(struct user *u)
-{
-	struct cpu *c = u->c;
-
-	if (behind_int80(c)) {
-		c->rip -= 2;
-		step(u);
-		return;
-	}
-	c->rip = 0;
-	if (c->host.syscall32) {
-		c->gpr[GPR_RBP] = (u32)c->gpr[GPR_RCX];
-		cpu_syscall(c, 0);
-	} else {
-		c->gpr[GPR_RBP] = (u32)c->gpr[GPR_RSP];
-		exec_sysenter(c, NULL);
 	}
 }
 
@@ -498,10 +481,17 @@ static void finish(struct user *u, struct user_space *s, const struct space_exit
 	struct cpu *c = u->c;
 
 	switch (e->kind) {
-	case SPACE_SYSCALL: cpu_syscall(c, c->rip); break;
+	case SPACE_SYSCALL:
+		make_way(u, s);
+		cpu_syscall(c, c->rip);
+		break;
 	case SPACE_KICKED: break;
 	case SPACE_DEAD: drop(u, s); lose(u);
-	case SPACE_INT80: syscall32(u); break;
+	case SPACE_INT80:
+		make_way(u, s);
+		if (!user_syscall32(c))
+			step(u);
+		break;
 	case SPACE_FAULT:
 		/* Traps leave RIP behind the instruction. */
 		if (e->vector == EXC_BP)

@@ -117,13 +117,11 @@ struct caught try_exec(const volatile void *p);
 #define CHECK64(f)        void f(void);
 #define CHECK_HW(f)       void f(void);
 #define CHECK64_HW(f)     void f(void);
-#define CHECK_KNOWN(f)    void f(void);
 #include "checks.def"
 #undef CHECK_FUNCTION
 #undef CHECK64
 #undef CHECK_HW
 #undef CHECK64_HW
-#undef CHECK_KNOWN
 
 int storm(int argc, char **argv);
 
