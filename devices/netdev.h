@@ -15,11 +15,11 @@
 #include "net_offload.h"
 
 struct netdev {
-	struct netdev *next; /* the owner's */
-	const char *id; /* belongs to the command line */
-	bool link;      /* somebody is at the other end; sent frames are lost if not */
-	bool offloads;  /* the other end takes frames with checksum and segmentation still to do;
-			   may change with the link */
+	struct netdev *next;   /* the owner's */
+	const char *id, *kind; /* the owner's: "n0", "user" */
+	bool link;             /* somebody is at the other end; sent frames are lost if not */
+	bool offloads; /* the other end takes frames with checksum and segmentation still to do;
+			  may change with the link */
 
 	/* --- back end's --- */
 	/* Is there room for one frame of any size, or the segments it is cut into? */

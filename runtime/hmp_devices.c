@@ -2,6 +2,7 @@
  * What the monitor shows of devices, and asks of the balloon.
  */
 #include "hmp.h"
+#include "netdevs.h"
 #include "plug.h"
 #include "virtio_balloon.h"
 
@@ -36,6 +37,12 @@ void hmp_info_pci(struct vm *vm, FILE *out, const char *args)
 			fprintf(out, "      IRQ %u, pin A\n", pci_get(d, PCI_INTERRUPT_LINE, 1));
 		show_bars(out, d);
 	}
+}
+
+void hmp_info_network(struct vm *vm, FILE *out, const char *args)
+{
+	(void)args;
+	netdevs_list(vm, out);
 }
 
 void hmp_info_qtree(struct vm *vm, FILE *out, const char *args)
