@@ -6,6 +6,8 @@
 
 #include "plug.h"
 
+#define PORT_HELP "chardev=ID, name=NAME, nr=N, bus=ID.0 (of the virtio-serial-pci), id=NAME"
+
 const struct plug_type plug_types[] = {
     {"virtio-net-pci", "virtio-net",
      "netdev=ID, mac=XX:XX:XX:XX:XX:XX, host_mtu=N, rx_queue_size=N, tx_queue_size=N, csum=on|off, "
@@ -19,6 +21,9 @@ const struct plug_type plug_types[] = {
     {"virtio-rng-pci", "virtio-rng",
      "max-bytes=N, period=MS (how many random bytes in how many milliseconds), " PLUG_VIRTIO_HELP,
      plug_virtio_rng},
+    {"virtio-serial-pci", "virtio-serial", "max_ports=N, " PLUG_VIRTIO_HELP, plug_virtio_serial},
+    {"virtconsole", NULL, PORT_HELP, plug_virtconsole},
+    {"virtserialport", NULL, PORT_HELP, plug_virtserialport},
     {NULL, NULL, NULL, NULL},
 };
 
@@ -47,7 +52,8 @@ void plug_print_help(FILE *out, const struct plug_type *type)
 		return;
 	}
 	for (const struct plug_type *t = plug_types; t->name; t++)
-		fprintf(out, "%s (%s): %s\n", t->name, t->alias, t->help);
+		fprintf(out, "%s%s%s: %s\n", t->name, t->alias ? ", " : "",
+			t->alias ? t->alias : "", t->help);
 	fprintf(out, "isa-debug-exit: iobase=N, iosize=N\n");
 }
 

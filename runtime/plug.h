@@ -11,7 +11,7 @@
 #include "vm.h"
 
 struct plug_type {
-	const char *name, *alias; /* "virtio-blk-pci", "virtio-blk" */
+	const char *name, *alias; /* "virtio-blk-pci", "virtio-blk"; NULL: no other name */
 	const char *help;         /* its keys, for -device help */
 	/* -EINVAL and a line of text (keyval_fail) if it cannot be. The caller has asked for id and
 	 * runs keyval_rest. What a device that was made holds, a struct plugged frees. */
@@ -65,6 +65,9 @@ void plug_describe_virtio(const struct virtio_pci *vp, FILE *out);
 int plug_virtio_net(struct vm *vm, struct keyval *k);
 int plug_virtio_rng(struct vm *vm, struct keyval *k);
 int plug_virtio_balloon(struct vm *vm, struct keyval *k);
+int plug_virtio_serial(struct vm *vm, struct keyval *k);
+int plug_virtconsole(struct vm *vm, struct keyval *k);
+int plug_virtserialport(struct vm *vm, struct keyval *k);
 
 /* The balloon: have the guest do with so many bytes of RAM; how it stands. False: there is none. */
 struct plug_balloon_info {

@@ -466,11 +466,14 @@ def wait_for(con, what, seconds, text):
 
 def check_patterns(sh):
     """Memory that has been away holds what is written to it."""
-    text = "".join(f"{i:07}\n" for i in range(1, 1000001))
-    wanted = hashlib.sha256(text.encode()).hexdigest() + "  -"
+    sh.run("seq 1 12000 >/tmp/0; for i in 0 1 2 3; do "
+           "cat /tmp/$i /tmp/$i /tmp/$i /tmp/$i >/tmp/$((i + 1)); rm /tmp/$i; done")
+    text = "".join(f"{i}\n" for i in range(1, 12001)) * 256  # 16 MiB
     for name in "abcdefgh":
-        sh.run(f"seq -w 1 1000000 >/tmp/{name}")
-    sh.equals("for f in /tmp/?; do sha256sum <$f; done | sort -u", wanted)
+        sh.run(f"(echo {name}; cat /tmp/4) >/tmp/{name}")
+    for name in "abcdefgh":
+        sh.equals(f"sha256sum </tmp/{name}",
+                  hashlib.sha256(f"{name}\n{text}".encode()).hexdigest() + "  -")
     sh.run("rm /tmp/?")
 
 
