@@ -116,10 +116,11 @@ static void msix_write(void *opaque, u64 offset, unsigned size, u64 val)
 	struct pci_dev *d = opaque;
 	struct pci_msix *m = d->msix;
 	unsigned vector = (unsigned)(offset / ENTRY);
-	u8 *e = &m->table[vector * ENTRY];
+	u8 *e;
 
 	if (vector >= m->count || size < 4 || offset % size)
 		return;
+	e = &m->table[vector * ENTRY];
 	memcpy(e + offset % ENTRY, &val, size);
 	e[0] &= (u8)~3;
 	memset(e + ENTRY_CONTROL + 1, 0, 3);

@@ -510,6 +510,78 @@ def balloon(setup):
             sh.power_off()
 
 
+class Stream:
+    """The other end of a character device: a client of a unix socket."""
+
+    def __init__(self, con, path):
+        self.con = con
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+        self.socket.settimeout(0.2)
+        self.log = b""
+
+    def expect(self, text, seconds=ANSWER):
+        """Read on until text has come; what came before it."""
+        deadline = time.monotonic() + seconds
+        while text not in self.log:
+            check(self.con, time.monotonic() < deadline,
+                  f"no {text!r} on the socket; it ends {self.log[-200:]!r}")
+            self.con.read_for(0)
+            try:
+                self.log += self.socket.recv(65536)
+            except TimeoutError:
+                pass
+        before, _, self.log = self.log.partition(text)
+        return before
+
+    def send(self, data):
+        """All of it; the console is read meanwhile."""
+        while data:
+            self.con.read_for(0)
+            try:
+                data = data[self.socket.send(data[:65536]):]
+            except TimeoutError:
+                pass
+
+
+def console(setup):
+    """virtio-serial-pci: a shell on hvc0, a named port, a megabyte in each direction"""
+    with tempfile.TemporaryDirectory() as scratch:
+        hvc, port = (os.path.join(scratch, name) for name in ("hvc", "port"))
+        argv = setup.command("-nographic", "-no-reboot", "-device", "virtio-serial-pci,id=vs",
+                             "-chardev", f"socket,id=c0,path={hvc},server=on,wait=off",
+                             "-device", "virtconsole,chardev=c0",
+                             "-chardev", f"socket,id=c1,path={port},server=on,wait=off",
+                             "-device", "virtserialport,bus=vs.0,chardev=c1,name=org.test.0",
+                             *setup.linux("vmlinuz-cloud", initrd="initramfs-cloud.gz"))
+        with Console(argv) as con:
+            sh = Shell(con)
+            terminal, stream = Stream(con, hvc), Stream(con, port)
+            sh.run("modprobe virtio_pci && modprobe virtio_console")
+            sh.equals("cat /sys/class/virtio-ports/vport*p1/name", "org.test.0")
+            sh.run("(setsid sh -i </dev/hvc0 >/dev/hvc0 2>&1 &)")
+            terminal.expect(b"# ")
+            terminal.send(b"echo on $((6 * 7)) hvc\n")
+            terminal.expect(b"on 42 hvc")
+            # From the guest to us, and back.
+            sh.run("p=$(echo /dev/vport*p1); seq 1 150000 >/tmp/f; cat /tmp/f >$p; echo END >$p")
+            text = "".join(f"{i}\n" for i in range(1, 150001)).encode()
+            check(con, stream.expect(b"END\n") == text, "what came is not what was sent")
+            text = text[:len(text) // 4096 * 4096]
+            sh.type(f"dd if=$p bs=4096 iflag=fullblock count={len(text) // 4096} 2>/dev/null | sha256sum")
+            stream.send(text)
+            con.expect(hashlib.sha256(text).hexdigest().encode(), BOOT)
+            con.expect(rb"# (\x1b\[6n)?\Z", ANSWER)
+            # Somebody else may come.
+            stream.socket.close()
+            con.read_for(1)
+            stream = Stream(con, port)
+            sh.run("echo again >$p")
+            stream.expect(b"again")
+            check_log(sh)
+            sh.power_off()
+
+
 def user_shell(setup, scratch, memory="1G", append="", stats=()):
     """A console of a kernel whose initial RAM disk has tests/user's programs as well."""
     if not setup.args.programs or not os.path.exists(os.path.join(setup.args.programs, "user")):
@@ -686,8 +758,8 @@ def memtest(setup):
             check(con, not con.log, f"output on stdout: {con.log[:100]!r}")
 
 
-SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, balloon, cloud5g, syscalls, memtest,
-                                     stub, generic, patching, patching_generic, panic, restart, triplefault,
+SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, balloon, console, cloud5g, syscalls,
+                                     memtest, stub, generic, patching, patching_generic, panic, restart, triplefault,
                                      user, storms, storms_full, userland)}
 
 SCENARIOS.update(network.scenarios(sys.modules[__name__]))

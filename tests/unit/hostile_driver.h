@@ -12,7 +12,10 @@
 
 #include <pthread.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include "netdevs.h"
 #include "plug.h"
 
 #define HOSTILE_RAM     (16 * MIB)
@@ -30,6 +33,9 @@ struct hostile {
 	u64 (*number)(void *opaque);
 	void *opaque;
 	unsigned messages;
+	int cable[2]; /* of a network card: what it sends comes back to it */
+	pthread_t echo;
+	char netdev[64];
 	char err[256];
 };
 
@@ -110,7 +116,41 @@ static inline void hostile_kick(void *opaque)
  * h->cfg may hold what they need (drives, chardevs). */
 struct hostile_device {
 	const char *name, *options, *then;
+	bool network; /* there is a -netdev called n0 */
 };
+
+/* The other end of the cable. Hello frames come back, too: it takes offloads. */
+static inline void *hostile_echo(void *opaque)
+{
+	struct hostile *h = opaque;
+	static u8 buf[65536];
+	ssize_t n;
+
+	while ((n = recv(h->cable[1], buf, sizeof(buf), 0)) > 0)
+		if (send(h->cable[1], buf, (size_t)n, MSG_NOSIGNAL) < 0)
+			break;
+	return NULL;
+}
+
+static inline void hostile_plug_cable(struct hostile *h)
+{
+	BUG_ON(socketpair(AF_UNIX, SOCK_STREAM, 0, h->cable));
+	BUG_ON(pthread_create(&h->echo, NULL, hostile_echo, h));
+	snprintf(h->netdev, sizeof(h->netdev), "socket,id=n0,fd=%d", h->cable[0]);
+	h->cfg.netdev[h->cfg.netdev_count++] = h->netdev;
+	if (netdevs_create(h->vm, h->err, sizeof(h->err)))
+		bug_at("-netdev", 0, h->err);
+}
+
+static inline void hostile_pull_cable(struct hostile *h)
+{
+	netdevs_destroy(h->vm);
+	if (!h->cfg.netdev_count)
+		return;
+	shutdown(h->cable[1], SHUT_RDWR);
+	pthread_join(h->echo, NULL);
+	close(h->cable[1]);
+}
 
 static inline void hostile_init(struct hostile *h, const struct hostile_device *device)
 {
@@ -145,6 +185,8 @@ static inline void hostile_init(struct hostile *h, const struct hostile_device *
 	h->cfg.device[h->cfg.device_count++] = "virtio-rng-pci,addr=6";
 	if (device->then)
 		h->cfg.device[h->cfg.device_count++] = device->then;
+	if (device->network)
+		hostile_plug_cable(h);
 	if (plug_devices(vm, h->err, sizeof(h->err)))
 		bug_at(device->name, 0, h->err);
 	pci_reset(&vm->pci);
@@ -153,6 +195,7 @@ static inline void hostile_init(struct hostile *h, const struct hostile_device *
 static inline void hostile_end(struct hostile *h)
 {
 	plug_destroy(h->vm);
+	hostile_pull_cable(h);
 	aio_destroy(h->vm->aio);
 	ram_destroy(&h->vm->ram);
 	free(h->vm);
@@ -302,6 +345,34 @@ static inline u64 hostile_ring(unsigned q)
 	return HOSTILE_LOW + q % 32 * HOSTILE_QUEUE;
 }
 
+/* A queue in its place, of any size. */
+static inline void hostile_queue(struct hostile *h, unsigned q)
+{
+	u64 at = hostile_ring(q);
+
+	memset(h->vm->ram.window + at + 0x8000, 0, 4); /* flags and index */
+	memset(h->vm->ram.window + at + 0xc000, 0, 4);
+	hostile_put(h, 0x16, 2, q);
+	hostile_put(h, 0x18, 2, 1u << hostile_below(h, 9));
+	hostile_put(h, 0x1a, 2, hostile_below(h, 8));
+	hostile_put(h, 0x20, 8, at);
+	hostile_put(h, 0x28, 8, at + 0x8000);
+	hostile_put(h, 0x30, 8, at + 0xc000);
+	hostile_put(h, 0x1c, 2, 1);
+}
+
+/* Reset one, with whatever is in flight, and set it up again. */
+static inline void hostile_queue_reset(struct hostile *h)
+{
+	unsigned queues = (unsigned)hostile_get(h, 0x12, 2), q;
+
+	q = (unsigned)hostile_below(h, MIN(MAX(queues, 1), VIRTIO_MAX_QUEUES));
+	hostile_put(h, 0x16, 2, q);
+	hostile_put(h, 0x3a, 2, 1);
+	if (hostile_below(h, 4))
+		hostile_queue(h, q);
+}
+
 /* As a good driver would, mostly: queues in their places. */
 static inline void hostile_start(struct hostile *h)
 {
@@ -317,19 +388,8 @@ static inline void hostile_start(struct hostile *h)
 			    hostile_get(h, 0x04, 4) & (hostile_number(h) | hostile_number(h) | i));
 	}
 	hostile_put(h, 0x14, 1, 11);
-	for (unsigned q = 0; q < queues && q < VIRTIO_MAX_QUEUES; q++) {
-		u64 at = hostile_ring(q);
-
-		memset(h->vm->ram.window + at + 0x8000, 0, 4); /* flags and index */
-		memset(h->vm->ram.window + at + 0xc000, 0, 4);
-		hostile_put(h, 0x16, 2, q);
-		hostile_put(h, 0x18, 2, 1u << hostile_below(h, 9));
-		hostile_put(h, 0x1a, 2, hostile_below(h, 8));
-		hostile_put(h, 0x20, 8, at);
-		hostile_put(h, 0x28, 8, at + 0x8000);
-		hostile_put(h, 0x30, 8, at + 0xc000);
-		hostile_put(h, 0x1c, 2, 1);
-	}
+	for (unsigned q = 0; q < queues && q < VIRTIO_MAX_QUEUES; q++)
+		hostile_queue(h, q);
 	hostile_put(h, 0x14, 1, 15);
 }
 
@@ -424,6 +484,7 @@ static inline void hostile_step(struct hostile *h)
 		if (hostile_below(h, 64) == 0)
 			pci_reset(&h->vm->pci);
 		break;
+	case 12: hostile_queue_reset(h); break;
 	default: hostile_chains(h); break;
 	}
 	if (h->vm->pci.dev[HOSTILE_SLOT] &&
@@ -435,11 +496,14 @@ static inline void hostile_step(struct hostile *h)
 /* --- whom it does it to: a new device is one line here, for the unit test and the fuzzer --- */
 
 static const struct hostile_device hostile_devices[] = {
-    {"virtio-rng-pci", "", NULL},
-    {"virtio-rng-pci", ",vectors=0,event_idx=off,indirect_desc=off,max-bytes=5000,period=1", NULL},
-    {"virtio-balloon-pci", ",free-page-reporting=on,guest-stats-polling-interval=1", NULL},
-    {"virtio-serial-pci", ",max_ports=3", "virtserialport,name=a.b"},
-    {"virtio-serial-pci", "", "virtconsole"},
+    {"virtio-rng-pci", "", NULL, false},
+    {"virtio-rng-pci", ",vectors=0,event_idx=off,indirect_desc=off,max-bytes=5000,period=1", NULL,
+     false},
+    {"virtio-balloon-pci", ",free-page-reporting=on,guest-stats-polling-interval=1", NULL, false},
+    {"virtio-serial-pci", ",max_ports=3", "virtserialport,name=a.b", false},
+    {"virtio-serial-pci", "", "virtconsole", false},
+    {"virtio-net-pci", ",netdev=n0", NULL, true},
+    {"virtio-net-pci", ",netdev=n0,mrg_rxbuf=off,guest_csum=off,csum=off,ctrl_vq=off", NULL, true},
 };
 
 #endif
