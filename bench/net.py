@@ -5,7 +5,9 @@
                  [--engines bt,tcg] [--rows host,guest]
 
 For each engine and row the median of N runs: MB/s for get (towards the guest that runs the program)
-and put, microseconds for a byte there and back. Both engines have virtio-net-pci in front of -netdev
+and put, microseconds for a byte there and back; and the CPU time of the emulator with its children
+in milliseconds for each MB (or each thousand bytes there and back), which a busy host changes less.
+Both engines have virtio-net-pci in front of -netdev
 user (libslirp in both cases), or of -netdev stream over a unix socket. --stats prints ringshift's
 counters of the last run.
 """
@@ -23,10 +25,12 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/boot"))
 from boot_test import Shell  # noqa: E402
 from console import Console  # noqa: E402
-from userland import cpio_newc  # noqa: E402
+from userland import cpio_newc, family  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 KINDS = ("get", "put", "ping")
+UNITS = {"get": "MB/s", "put": "MB/s", "ping": "us", "get cpu": "ms/MB", "put cpu": "ms/MB",
+         "ping cpu": "ms/1000"}
 
 
 def pack(args, work):
@@ -39,6 +43,18 @@ def pack(args, work):
     with open(disk, "wb") as out, open(os.path.join(args.guests, "initramfs-cloud.gz"), "rb") as first:
         out.write(first.read() + gzip.compress(archive, 1))
     return program, disk
+
+
+def cpu_seconds(pid):
+    """CPU time of a process and its children that live."""
+    ticks = 0
+    for one in family(pid):
+        try:
+            with open(f"/proc/{one}/stat", encoding="ascii", errors="replace") as f:
+                ticks += sum(map(int, f.read().rpartition(")")[2].split()[11:13]))
+        except OSError:  # it has ended
+            pass
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def command(args, engine, disk, netdev, number):
@@ -66,8 +82,12 @@ class Guest(Shell):
     def rows(self, host, port, seconds):
         found = {}
         for kind in KINDS:
+            begin = cpu_seconds(self.con.process.pid)
             text = self.run(f"/net_rows {kind} {host} {port} {seconds}", 60 + 4 * seconds)
-            found[kind] = float(re.search(rf"^{kind} ([\d.]+)", text, re.MULTILINE)[1])
+            used = cpu_seconds(self.con.process.pid) - begin
+            value, count = re.search(rf"^{kind} ([\d.]+).*, (\d+)", text, re.MULTILINE).groups()
+            found[kind] = float(value)
+            found[f"{kind} cpu"] = used * 1e3 / (int(count) / (1e3 if kind == "ping" else 1e6))
         return found
 
 
@@ -133,14 +153,14 @@ def main():
             for row in args.rows.split(","):
                 for engine in engines:
                     found = ROWS[row](args, engine, program, disk)
-                    print(f"run {n + 1}: {row:6}{engine:4}", found, flush=True)
+                    print(f"run {n + 1}: {row:6}{engine:4}",
+                          ", ".join(f"{k} {v:.2f}" for k, v in found.items()), flush=True)
                     for kind, value in found.items():
                         results.setdefault((row, kind), {}).setdefault(engine, []).append(value)
     print(f"\n{'':32}" + "".join(f"{e:>12}" for e in engines))
     for (row, kind), values in results.items():
-        unit = "us" if kind == "ping" else "MB/s"
-        cells = "".join(f"{statistics.median(values[e]):12.1f}" for e in engines)
-        print(f"{f'{row} {kind}, {unit}':32}{cells}")
+        cells = "".join(f"{statistics.median(values[e]):12.2f}" for e in engines)
+        print(f"{f'{row} {kind}, {UNITS[kind]}':32}{cells}")
 
 
 if __name__ == "__main__":

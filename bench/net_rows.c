@@ -4,8 +4,8 @@
  *	net_rows serve PORT			answers anybody, for ever
  *	net_rows get|put|ping HOST PORT SECONDS	one row, on stdout
  *
- * get and put move bytes from and to the server for so long and print MB/s; ping sends a byte and
- * waits for it to come back, and prints microseconds for each.
+ * get and put move bytes from and to the server for so long and print MB/s and how many; ping sends
+ *a byte and waits for it to come back, and prints microseconds for each and how often.
  */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -44,7 +44,8 @@ static void no_delay(int fd)
 
 static struct sockaddr_in address(const char *host, const char *port)
 {
-	struct sockaddr_in sin = {.sin_family = AF_INET, .sin_port = htons((unsigned short)atoi(port))};
+	struct sockaddr_in sin = {.sin_family = AF_INET,
+				  .sin_port = htons((unsigned short)atoi(port))};
 
 	if (inet_pton(AF_INET, host, &sin.sin_addr) != 1)
 		die(host);
@@ -114,9 +115,9 @@ static void measure(const char *kind, int fd, double seconds)
 	if (n <= 0)
 		die(kind);
 	if (kind[1] == 'i')
-		printf("%s %.1f us\n", kind, took * 1e6 / (double)count);
+		printf("%s %.1f us, %llu times\n", kind, took * 1e6 / (double)count, count);
 	else
-		printf("%s %.1f MB/s\n", kind, (double)count / took / 1e6);
+		printf("%s %.1f MB/s, %llu bytes\n", kind, (double)count / took / 1e6, count);
 }
 
 int main(int argc, char **argv)

@@ -15,10 +15,10 @@
 #include "net_offload.h"
 
 struct netdev {
-	struct netdev *next; /* the owner's */
-	const char *id;      /* belongs to the command line */
-	bool stopped;        /* the VM is: the card is left alone */
-	bool link;           /* somebody is at the other end; sent frames are lost if not */
+	struct netdev *next;   /* the owner's */
+	const char *id, *kind; /* the owner's: "n0", "user" */
+	bool stopped;          /* the VM is: the card is left alone */
+	bool link;             /* somebody is at the other end; sent frames are lost if not */
 	bool offloads; /* the other end takes frames with checksum and segmentation still to do;
 			  may change with the link */
 

@@ -24,6 +24,7 @@ void hmp_x(struct vm *vm, FILE *out, const char *args);
 void hmp_xp(struct vm *vm, FILE *out, const char *args);
 void hmp_info_mem(struct vm *vm, FILE *out, const char *args);
 void hmp_info_block(struct vm *vm, FILE *out, const char *args);
+void hmp_info_network(struct vm *vm, FILE *out, const char *args);
 void hmp_info_pci(struct vm *vm, FILE *out, const char *args);
 void hmp_info_qtree(struct vm *vm, FILE *out, const char *args);
 void hmp_info_balloon(struct vm *vm, FILE *out, const char *args);

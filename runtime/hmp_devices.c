@@ -3,6 +3,7 @@
  */
 #include "drive.h"
 #include "hmp.h"
+#include "netdevs.h"
 #include "plug.h"
 #include "virtio_balloon.h"
 
@@ -41,6 +42,12 @@ void hmp_info_pci(struct vm *vm, FILE *out, const char *args)
 				d->intx ? ", asserted" : "");
 		show_bars(out, d);
 	}
+}
+
+void hmp_info_network(struct vm *vm, FILE *out, const char *args)
+{
+	(void)args;
+	netdevs_list(vm, out);
 }
 
 void hmp_info_qtree(struct vm *vm, FILE *out, const char *args)

@@ -159,6 +159,7 @@ const struct hmp_entry hmp_info[] = {
     {"mem", "", "linear memory that is mapped", hmp_info_mem},
     {"mtree", "", "what answers at which address and port", mtree},
     {"name", "", "the VM's name", name},
+    {"network", "", "network back ends", hmp_info_network},
     {"pic", "", "the same as irq", irq},
     {"pci", "", "PCI functions", hmp_info_pci},
     {"qtree", "", "devices of the command line", hmp_info_qtree},

@@ -165,6 +165,7 @@ static int make(struct vm *vm, struct spec *s, const char *name, char *err, size
 	else if (id)
 		nd = s->type->create(vm, &s->o, why, sizeof(why));
 	if (nd) {
+		nd->kind = s->type->name;
 		nd->next = vm->netdevs;
 		vm->netdevs = nd;
 		return 0;
@@ -219,6 +220,13 @@ int nics_create(struct vm *vm, char *err, size_t err_size)
 	for (unsigned i = 0; i < vm->cfg->nic_count && !rc; i++)
 		rc = make_nic(vm, i, vm->cfg->nic[i], err, err_size);
 	return rc;
+}
+
+void netdevs_list(struct vm *vm, FILE *out)
+{
+	for (struct netdev *nd = vm->netdevs; nd; nd = nd->next)
+		fprintf(out, "%s: %s, link %s%s%s\n", nd->id, nd->kind, nd->link ? "up" : "down",
+			nd->offloads ? ", takes offloads" : "", nd->nic ? "" : ", no card");
 }
 
 void netdevs_destroy(struct vm *vm)

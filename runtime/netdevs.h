@@ -17,6 +17,8 @@ MUST_CHECK int netdev_check(const char *opt, const char *arg, char *err, size_t 
 MUST_CHECK int netdevs_create(struct vm *vm, char *err, size_t err_size);
 /* All of -nic, with the cards in front of them. */
 MUST_CHECK int nics_create(struct vm *vm, char *err, size_t err_size);
+/* A line for each. */
+void netdevs_list(struct vm *vm, FILE *out);
 /* After the cards have gone. */
 void netdevs_destroy(struct vm *vm);
 

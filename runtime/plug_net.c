@@ -25,6 +25,16 @@ static void destroy(struct plugged *p)
 	free(pn);
 }
 
+static void describe(struct plugged *p, FILE *out)
+{
+	const struct plug_net *pn = container_of(p, struct plug_net, plugged);
+	const u8 *m = pn->net.mac;
+
+	plug_describe_virtio(&pn->pci, out);
+	fprintf(out, ", netdev %s, %02x:%02x:%02x:%02x:%02x:%02x, link %s", pn->net.peer->id, m[0],
+		m[1], m[2], m[3], m[4], m[5], pn->net.peer->link ? "up" : "down");
+}
+
 static int parse_features(struct keyval *k, u64 *without)
 {
 	static const u64 tso = VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_HOST_TSO6;
@@ -133,6 +143,7 @@ int plug_virtio_net(struct vm *vm, struct keyval *k)
 	}
 	vm->nics++;
 	pn->plugged.destroy = destroy;
+	pn->plugged.describe = describe;
 	plug_register(vm, &pn->plugged);
 	return 0;
 }

@@ -48,13 +48,15 @@ static void live_with(pid_t monitor)
 		_exit(1);
 }
 
-/* All descriptors but stderr and the wire, which becomes WIRE. */
+/* All descriptors but stderr and the wire, which becomes WIRE. It may be one of the first three, if
+ * whoever started the monitor had closed them. */
 static void keep_only(int wire)
 {
-	int null = open("/dev/null", O_RDWR);
+	int safe = fcntl(wire, F_DUPFD, WIRE + 1), null = open("/dev/null", O_RDWR);
 
-	if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 ||
-	    (wire != WIRE && dup2(wire, WIRE) < 0) || close_range(WIRE + 1, ~0u, 0))
+	if (safe < 0 || null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 ||
+	    (wire == STDERR_FILENO && dup2(null, STDERR_FILENO) < 0) || dup2(safe, WIRE) < 0 ||
+	    close_range(WIRE + 1, ~0u, 0))
 		fail(strerror(errno));
 }
 

@@ -12,7 +12,10 @@
 
 #include <pthread.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include "netdevs.h"
 #include "plug.h"
 
 #define HOSTILE_RAM     (16 * MIB)
@@ -30,6 +33,9 @@ struct hostile {
 	u64 (*number)(void *opaque);
 	void *opaque;
 	unsigned messages;
+	int cable[2]; /* of a network card: what it sends comes back to it */
+	pthread_t echo;
+	char netdev[64];
 	char err[256];
 };
 
@@ -110,7 +116,41 @@ static inline void hostile_kick(void *opaque)
  * h->cfg may hold what they need (drives, chardevs). */
 struct hostile_device {
 	const char *name, *options, *then;
+	bool network; /* there is a -netdev called n0 */
 };
+
+/* The other end of the cable. Hello frames come back, too: it takes offloads. */
+static inline void *hostile_echo(void *opaque)
+{
+	struct hostile *h = opaque;
+	static u8 buf[65536];
+	ssize_t n;
+
+	while ((n = recv(h->cable[1], buf, sizeof(buf), 0)) > 0)
+		if (send(h->cable[1], buf, (size_t)n, MSG_NOSIGNAL) < 0)
+			break;
+	return NULL;
+}
+
+static inline void hostile_plug_cable(struct hostile *h)
+{
+	BUG_ON(socketpair(AF_UNIX, SOCK_STREAM, 0, h->cable));
+	BUG_ON(pthread_create(&h->echo, NULL, hostile_echo, h));
+	snprintf(h->netdev, sizeof(h->netdev), "socket,id=n0,fd=%d", h->cable[0]);
+	h->cfg.netdev[h->cfg.netdev_count++] = h->netdev;
+	if (netdevs_create(h->vm, h->err, sizeof(h->err)))
+		bug_at("-netdev", 0, h->err);
+}
+
+static inline void hostile_pull_cable(struct hostile *h)
+{
+	netdevs_destroy(h->vm);
+	if (!h->cfg.netdev_count)
+		return;
+	shutdown(h->cable[1], SHUT_RDWR);
+	pthread_join(h->echo, NULL);
+	close(h->cable[1]);
+}
 
 static inline void hostile_init(struct hostile *h, const struct hostile_device *device)
 {
@@ -145,6 +185,8 @@ static inline void hostile_init(struct hostile *h, const struct hostile_device *
 	h->cfg.device[h->cfg.device_count++] = "virtio-rng-pci,addr=6";
 	if (device->then)
 		h->cfg.device[h->cfg.device_count++] = device->then;
+	if (device->network)
+		hostile_plug_cable(h);
 	if (plug_devices(vm, h->err, sizeof(h->err)))
 		bug_at(device->name, 0, h->err);
 	pci_reset(&vm->pci);
@@ -153,6 +195,7 @@ static inline void hostile_init(struct hostile *h, const struct hostile_device *
 static inline void hostile_end(struct hostile *h)
 {
 	plug_destroy(h->vm);
+	hostile_pull_cable(h);
 	aio_destroy(h->vm->aio);
 	ram_destroy(&h->vm->ram);
 	free(h->vm);
@@ -453,11 +496,14 @@ static inline void hostile_step(struct hostile *h)
 /* --- whom it does it to: a new device is one line here, for the unit test and the fuzzer --- */
 
 static const struct hostile_device hostile_devices[] = {
-    {"virtio-rng-pci", "", NULL},
-    {"virtio-rng-pci", ",vectors=0,event_idx=off,indirect_desc=off,max-bytes=5000,period=1", NULL},
-    {"virtio-balloon-pci", ",free-page-reporting=on,guest-stats-polling-interval=1", NULL},
-    {"virtio-serial-pci", ",max_ports=3", "virtserialport,name=a.b"},
-    {"virtio-serial-pci", "", "virtconsole"},
+    {"virtio-rng-pci", "", NULL, false},
+    {"virtio-rng-pci", ",vectors=0,event_idx=off,indirect_desc=off,max-bytes=5000,period=1", NULL,
+     false},
+    {"virtio-balloon-pci", ",free-page-reporting=on,guest-stats-polling-interval=1", NULL, false},
+    {"virtio-serial-pci", ",max_ports=3", "virtserialport,name=a.b", false},
+    {"virtio-serial-pci", "", "virtconsole", false},
+    {"virtio-net-pci", ",netdev=n0", NULL, true},
+    {"virtio-net-pci", ",netdev=n0,mrg_rxbuf=off,guest_csum=off,csum=off,ctrl_vq=off", NULL, true},
 };
 
 #endif
