@@ -222,7 +222,10 @@ static void step_carefully(struct cpu *c)
 	cpu_update_slow(c); /* for strings, which pause after each element if this stays so */
 	o->exec(c, &o->in);
 	c->insns++;
-	if (repeats(c, o, rip)) /* its breakpoint has been hit already: SDM vol. 3, 17.3.1.1 */
+	/* Its breakpoint has been hit already: SDM vol. 3, 17.3.1.1. With none armed the other
+	 * iterations need no care: Linux clears user pages by REP STOSB, which begins with a fault,
+	 * and so with RF. */
+	if ((tf || (c->dr[7] & 0xff)) && repeats(c, o, rip))
 		c->sflags |= FL_RF;
 	if (o->exec == exec_syscall || o->exec == exec_sysret) /* TF as it is now counts */
 		tf = c->sflags & FL_TF;

@@ -55,7 +55,7 @@ static void map_page(struct shadow *s, struct node *n, unsigned i, u64 entry, in
 	op.offset = ram_offset(s->ram, gpa);
 	/* Only rights have been missing. If not even these, what is mapped is not what we think. */
 	if (was && was != prot) {
-		op.kind = OP_PROTECT;
+		op.kind = was & ~prot ? OP_PROTECT : OP_WIDEN;
 		op.offset = 0;
 	}
 	shadow_set_leaf(s, n, i, entry, prot, NULL);
@@ -88,7 +88,8 @@ static void map_around(struct shadow *s, const struct paging *pg, struct node *n
 
 /* --- 2 MiB --- */
 
-/* Give the pages of a 2 MiB mapping that hold no code, or those that do, their protection. */
+/* Give the pages of a 2 MiB mapping that hold no code (more rights than they had), or those that do
+ * (less), their protection. */
 static void protect_pages(struct shadow *s, struct node *n, unsigned i, const struct carved *c,
 			  bool code, int prot)
 {
@@ -96,7 +97,7 @@ static void protect_pages(struct shadow *s, struct node *n, unsigned i, const st
 
 	for (page = 0; page < SHADOW_ENTRIES; page++)
 		if (shadow_is_carved(c, page) == code)
-			shadow_op(s, (struct pending){.kind = OP_PROTECT,
+			shadow_op(s, (struct pending){.kind = code ? OP_PROTECT : OP_WIDEN,
 						      .prot = prot,
 						      .va = node_va(n, i) + page * PAGE_SIZE,
 						      .len = PAGE_SIZE});
@@ -159,10 +160,9 @@ static void fill_large(struct shadow *s, const struct paging *pg, struct node *n
 	    !is_code(s, shadow_frame(entry, 2) + page * PAGE_SIZE)) {
 		shadow_set_leaf(s, n, i, entry, prot, n->below[i].leaf);
 		shadow_set_carved(s, n, i, page, false);
-		shadow_op(s, (struct pending){.kind = OP_PROTECT,
-					      .prot = prot,
-					      .va = va & PAGE_MASK,
-					      .len = PAGE_SIZE});
+		shadow_op(
+		    s, (struct pending){
+			   .kind = OP_WIDEN, .prot = prot, .va = va & PAGE_MASK, .len = PAGE_SIZE});
 		return;
 	}
 	map_large(s, n, i, entry, prot);

@@ -35,14 +35,15 @@
 
 /*
  * What a shadow does to its address space. va and len are multiples of the page size, prot is that
- * of mmap. map replaces what is mapped there; unmap may name a range with holes. 0, or a negative
- * errno (-ENOMEM: no more mappings), whatever has become of the range by then: all that was ever
- * mapped is then unmapped in one call. That must succeed: a backend whose process is gone reports
- * success.
+ * of mmap. map replaces what is mapped there; widen is protect where no right is taken, so that it
+ * need not be complete when it returns; unmap may name a range with holes. 0, or a negative errno
+ * (-ENOMEM: no more mappings), whatever has become of the range by then: all that was ever mapped
+ * is then unmapped in one call. That must succeed: a backend whose process is gone reports success.
  */
 struct shadow_ops {
 	int (*map)(void *opaque, gva_t va, u64 len, int prot, u64 ram_offset);
 	int (*protect)(void *opaque, gva_t va, u64 len, int prot);
+	int (*widen)(void *opaque, gva_t va, u64 len, int prot);
 	int (*unmap)(void *opaque, gva_t va, u64 len);
 };
 /* In this process, at va + SHADOW_BIAS, or, in the lower half, SHADOW_LOW_BIAS. opaque: the struct

@@ -17,10 +17,12 @@ static u64 live_entry(const u64 *table, unsigned i)
 
 /* --- one entry --- */
 
-static void take_rights(struct shadow *s, struct node *n, unsigned i, u64 now, int prot)
+static void set_rights(struct shadow *s, struct node *n, unsigned i, u64 now, int prot)
 {
+	bool takes = n->prot[i] & ~prot;
+
 	shadow_set_leaf(s, n, i, now, prot, n->level == 2 ? n->below[i].leaf : NULL);
-	shadow_op(s, (struct pending){.kind = OP_PROTECT,
+	shadow_op(s, (struct pending){.kind = takes ? OP_PROTECT : OP_WIDEN,
 				      .prot = prot,
 				      .va = node_va(n, i),
 				      .len = BIT(shadow_level_shift(n->level))});
@@ -28,7 +30,8 @@ static void take_rights(struct shadow *s, struct node *n, unsigned i, u64 now, i
 
 /*
  * A leaf in use reads otherwise than when it was relied on. A small page that has moved is mapped
- * where it is now, which costs no more than unmapping and spares a miss.
+ * where it is now, which costs no more than unmapping and spares a miss; so does giving one the
+ * rights it has by now.
  */
 static void check_leaf(struct shadow *s, const struct paging *pg, struct node *n, unsigned i,
 		       u64 now)
@@ -37,9 +40,13 @@ static void check_leaf(struct shadow *s, const struct paging *pg, struct node *n
 	int prot;
 
 	if (shadow_entry_keeps(n, i, now)) {
-		prot = n->prot[i] & shadow_leaf_prot(s, pg, n, now);
+		prot = shadow_leaf_prot(s, pg, n, now);
+		if (n->level != 1)
+			prot &= n->prot[i];
+		else if (s->ram->code[frame >> 12])
+			prot &= ~PROT_WRITE;
 		if (prot != n->prot[i])
-			take_rights(s, n, i, now, prot);
+			set_rights(s, n, i, now, prot);
 		else
 			shadow_set_leaf(s, n, i, now, prot,
 					n->level == 2 ? n->below[i].leaf : NULL);
@@ -222,7 +229,7 @@ static void revoke_in_node(struct shadow *s, struct node *n, u64 gpfn)
 			revoke_in_large(s, n, i, gpfn);
 		} else if (shadow_frame(n->entry[i], 1) >> 12 == gpfn) {
 			SHADOW_REPORT(s, .kind = SHADOW_EV_READ_ONLY, .va = node_va(n, i));
-			take_rights(s, n, i, n->entry[i], n->prot[i] & ~PROT_WRITE);
+			set_rights(s, n, i, n->entry[i], n->prot[i] & ~PROT_WRITE);
 		}
 	}
 }

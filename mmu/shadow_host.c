@@ -41,4 +41,5 @@ static int host_unmap(void *opaque, gva_t va, u64 len)
 	return munmap(host_of(va), len) ? -errno : 0;
 }
 
-const struct shadow_ops shadow_host_ops = {host_map, host_protect, host_unmap};
+const struct shadow_ops shadow_host_ops = {
+    .map = host_map, .protect = host_protect, .widen = host_protect, .unmap = host_unmap};

@@ -32,6 +32,10 @@ static void do_pending(struct shadow *s)
 		n[STAT_shadow_protects]++;
 		err = s->ops->protect(s->opaque, p->va, p->len, p->prot);
 		break;
+	case OP_WIDEN:
+		n[STAT_shadow_protects]++;
+		err = s->ops->widen(s->opaque, p->va, p->len, p->prot);
+		break;
 	case OP_UNMAP:
 		n[STAT_shadow_unmaps]++;
 		err = s->ops->unmap(s->opaque, p->va, p->len);

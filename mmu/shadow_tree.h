@@ -48,7 +48,7 @@ struct carved {
 
 /* The last operation, not yet done: its neighbours may join it. */
 struct pending {
-	enum { OP_NONE, OP_MAP, OP_PROTECT, OP_UNMAP } kind;
+	enum { OP_NONE, OP_MAP, OP_PROTECT, OP_WIDEN, OP_UNMAP } kind;
 	int prot;
 	gva_t va;
 	u64 len, offset;

@@ -54,10 +54,12 @@ void space_put(struct space *sp);
  */
 MUST_CHECK int space_map(struct space *sp, u64 va, u64 len, int prot, u64 ram_off);
 MUST_CHECK int space_protect(struct space *sp, u64 va, u64 len, int prot);
+/* The same where no right is taken: guest code may go on with what it has until then. */
+MUST_CHECK int space_widen(struct space *sp, u64 va, u64 len, int prot);
 MUST_CHECK int space_unmap(struct space *sp, u64 va, u64 len);
 
-/* Is anything queued? */
-bool space_queued(const struct space *sp);
+/* Is anything queued that may take something from guest code: anything but more rights? */
+bool space_takes(const struct space *sp);
 
 /*
  * Patched code (space_fast.c): SPACE_PATCH_LEN bytes are replaced in a copy of their page by a jump

@@ -27,7 +27,14 @@
 #define LDT_WRITE   0x11 /* modify_ldt's function */
 #define LDT_ENTRIES 8192
 
-enum space_command_kind { COMMAND_MAP, COMMAND_COPY, COMMAND_PROTECT, COMMAND_UNMAP };
+/* The first three add. */
+enum space_command_kind {
+	COMMAND_MAP,
+	COMMAND_COPY,
+	COMMAND_WIDEN,
+	COMMAND_PROTECT,
+	COMMAND_UNMAP
+};
 
 struct space_command {
 	enum space_command_kind kind;
@@ -48,16 +55,20 @@ struct space {
 	bool parked;  /* so it does, for certain */
 	bool stopped; /* by SIGSTOP */
 	bool used;    /* has been handed out */
-	int cpu;      /* its tasks run there only; -1: anywhere */
+	int cpu;      /* its mapper runs there only; -1: anywhere */
+	bool apart;   /* G does not; else it does, too */
 
-	u32 tail;   /* records given to the mapper, ever */
-	u32 proven; /* of these, certainly executed */
-	bool left;  /* the mapper was given records for whose end nobody has waited */
+	u32 tail;     /* records given to the mapper, ever */
+	u32 proven;   /* of these, certainly executed */
+	bool unwoken; /* it has been given some without a wake, because it says that it is awake */
+	bool chained; /* nothing but additions has been asked for lately */
+	bool left;    /* the mapper was given records for whose end nobody has waited */
+	u32 waker;    /* up to here, when one of them last was to wake G */
 	unsigned commands;
 	struct space_command queue[SPACE_QUEUE];
 
 	u32 run;        /* number of the last run */
-	u32 spin;       /* TSC ticks worth spinning for an exit */
+	u32 spin;       /* TSC ticks worth waiting for an exit before we sleep */
 	u32 guest_spin; /* and, in G, for the next run */
 	u64 xsave_off;  /* in the slot: where the vector state is, unless it is live */
 	bool live;      /* it is in G's registers */
@@ -79,14 +90,22 @@ struct space {
 };
 
 /* space_place.c */
+struct space_retry {
+	u64 at, pause; /* not before; TSC ticks */
+};
 struct space_placement {
 	cpu_set_t allowed; /* as we were started */
 	bool near;         /* all tasks on one processor */
+	bool calm;         /* nobody else wants it: to yield is to let the right one run */
 	bool easy;         /* this run counts as short if it is */
 	int cpu;           /* the monitor runs there only; -1: anywhere */
 	u64 fixed_at, started, ended;
 	const struct space *last;
 	unsigned runs, shorts; /* since the last choice */
+	u64 since, counted;    /* last judged; runs since then */
+	u64 delays;            /* and the time their hand-overs took */
+	u64 near_cost;         /* of one, near, when last judged */
+	struct space_retry far, yield;
 };
 
 struct space_pool {
@@ -119,6 +138,16 @@ static inline struct space_state *space_state(const struct space *sp)
 }
 #define SPACE_COUNT(sp, id) ((sp)->pool->stats->n[STAT_##id]++)
 
+#define SPACE_YIELD_TICKS                                                                          \
+	300000u /* some 0.1 ms: as long as whoever waits yields before it sleeps */
+
+/* A word that the other side has read costs much more to write than to look at. */
+static inline void space_set_word(_Atomic u32 *word, u32 value)
+{
+	if (atomic_load_explicit(word, memory_order_relaxed) != value)
+		atomic_store(word, value);
+}
+
 /* space_wait.c: futexes, spinning, CPU time. */
 int space_futex_wake(_Atomic u32 *word);
 /* Sleep while *word is value, at most ms; early returns are possible. */
@@ -141,8 +170,10 @@ void space_place_free(struct space_pool *pool);
 void space_place_run(struct space *sp, bool quiet);
 void space_place_exit(struct space *sp);
 void space_place_forget(const struct space *sp);
-/* Is everybody on one processor, so that spinning is no use? */
+/* How to wait for another: whether it is on the same processor, so that spinning is no use; whether
+ * it gets that processor if we yield. */
 bool space_place_near(const struct space *sp);
+bool space_place_calm(const struct space *sp);
 
 /* space_script.c: what the tasks of a space do before they are one. */
 #define SPACE_FILTER_MAX 112
@@ -186,6 +217,10 @@ MUST_CHECK int space_settle(struct space *sp);
 bool space_leave_able(struct space *sp);
 /* Do so: false if that failed, and the space is dead. */
 bool space_leave_queue(struct space *sp);
+/* Can what is queued be given to the mapper while G waits for its report? Do so: -EIO if the space
+ * is dead. */
+bool space_chain_able(const struct space *sp);
+MUST_CHECK int space_chain_queue(struct space *sp);
 /* -ENOMEM: what was left the last time has failed. */
 MUST_CHECK int space_check_left(struct space *sp);
 MUST_CHECK int space_empty(struct space *sp);

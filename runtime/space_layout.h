@@ -51,6 +51,7 @@
 #define CHECK_OK   1 /* no error */
 #define CHECK_EQ   2 /* the same as a5 */
 #define CHECK_FORK 3 /* no error; the child goes on with the script at a5 */
+#define CHECK_STOP 4 /* no error, or the mapper dies: it is not to go on */
 
 /* struct space_ctl: words that are waited for have a cache line of their own. */
 #define CTL_GO     (SPACE_CTL + 0x00)
@@ -68,6 +69,9 @@
 #define CTL_GS     (SPACE_CTL + 0x126)
 #define CTL_ORDER  (SPACE_CTL + 0x128)
 #define CTL_TLS    (SPACE_CTL + 0x130)
+#define CTL_YIELD  (SPACE_CTL + 0xc8)
+#define CTL_WANT   (SPACE_CTL + 0xcc)
+#define CTL_M_SPIN (SPACE_CTL + 0xd0)
 
 /* CTL_ORDER: what the run is to begin with. */
 #define ORDER_LOAD     1 /* the vector state from CTL_XSAVE; else it is in the registers */
@@ -88,6 +92,7 @@
 #define ST_ACK      (SPACE_STATE + 0xc0)
 #define ST_K_WAITS  (SPACE_STATE + 0xc4)
 #define ST_M_ERROR  (SPACE_STATE + 0xc8)
+#define ST_M_SLEEPS (SPACE_STATE + 0xd0)
 #define ST_FRAME    (SPACE_STATE + 0x100)
 #define ST_KIND     (SPACE_STATE + 0x108)
 #define ST_FSBASE   (SPACE_STATE + 0x110)
@@ -104,6 +109,8 @@
 #define ST_F_RSP    (SPACE_STATE + 0x160)
 #define ST_F_REGS   (SPACE_STATE + 0x170)
 #define ST_F_TOP    (SPACE_STATE + 0x1f0)
+#define ST_ENTERED  (SPACE_STATE + 0x1f0)
+#define ST_LEFT     (SPACE_STATE + 0x1f4)
 #define ST_XSAVE    (SPACE_STATE + 0x200)
 
 /* ST_KIND: what the frame is. */
@@ -145,9 +152,12 @@ struct space_ctl {
 	u8 pad1[0x3c];
 	_Atomic u32 tail; /* records given to M, ever; M waits for it to change */
 	u8 pad2[0x3c];
-	_Atomic u32 kick; /* do not enter */
-	_Atomic u32 spin; /* TSC ticks G may spin before it sleeps */
-	u8 pad3[0x38];
+	_Atomic u32 kick;   /* do not enter */
+	_Atomic u32 spin;   /* TSC ticks G may spin before it sleeps */
+	_Atomic u32 yield;  /* and let others run meanwhile */
+	_Atomic u32 want;   /* records M is to have executed before G enters guest code */
+	_Atomic u32 m_spin; /* as spin, for M; it always lets others run */
+	u8 pad3[0x2c];
 	u64 xsave, rfbm, fs_base, gs_base;
 	u16 ds, es, fs, gs;
 	u32 order, unused;
@@ -169,7 +179,8 @@ struct space_state {
 	_Atomic u32 ack;     /* records M has executed, ever */
 	_Atomic u32 k_waits; /* wake me when you change ack */
 	_Atomic u64 m_error; /* what a record returned that failed */
-	u8 pad3[0x30];
+	_Atomic u32 m_sleeps;
+	u8 pad3[0x2c];
 	_Atomic u64 frame;
 	_Atomic u32 kind;
 	u32 pad4;
@@ -183,7 +194,8 @@ struct space_state {
 	_Atomic u32 live;           /* the vector state is in G's registers and nowhere else */
 	u64 fast_rsp, pad7;
 	struct space_fast_regs fast_regs;
-	u8 pad8[0x10];
+	_Atomic u32 entered, left; /* TSC, low half: G began with guest code, and left it */
+	u8 pad8[8];
 	u8 xsave[0xe00]; /* the vector state when it is not in a signal frame */
 };
 
@@ -202,6 +214,9 @@ LAYOUT(space_ctl, park, SPACE_CTL, CTL_PARK);
 LAYOUT(space_ctl, tail, SPACE_CTL, CTL_TAIL);
 LAYOUT(space_ctl, kick, SPACE_CTL, CTL_KICK);
 LAYOUT(space_ctl, spin, SPACE_CTL, CTL_SPIN);
+LAYOUT(space_ctl, yield, SPACE_CTL, CTL_YIELD);
+LAYOUT(space_ctl, want, SPACE_CTL, CTL_WANT);
+LAYOUT(space_ctl, m_spin, SPACE_CTL, CTL_M_SPIN);
 LAYOUT(space_ctl, xsave, SPACE_CTL, CTL_XSAVE);
 LAYOUT(space_ctl, rfbm, SPACE_CTL, CTL_RFBM);
 LAYOUT(space_ctl, fs_base, SPACE_CTL, CTL_FSBASE);
@@ -218,6 +233,7 @@ LAYOUT(space_state, k_sleeps, SPACE_STATE, ST_K_SLEEPS);
 LAYOUT(space_state, ack, SPACE_STATE, ST_ACK);
 LAYOUT(space_state, k_waits, SPACE_STATE, ST_K_WAITS);
 LAYOUT(space_state, m_error, SPACE_STATE, ST_M_ERROR);
+LAYOUT(space_state, m_sleeps, SPACE_STATE, ST_M_SLEEPS);
 LAYOUT(space_state, frame, SPACE_STATE, ST_FRAME);
 LAYOUT(space_state, kind, SPACE_STATE, ST_KIND);
 LAYOUT(space_state, fs_base, SPACE_STATE, ST_FSBASE);
@@ -233,7 +249,9 @@ LAYOUT(space_state, child, SPACE_STATE, ST_CHILD);
 LAYOUT(space_state, live, SPACE_STATE, ST_LIVE);
 LAYOUT(space_state, fast_rsp, SPACE_STATE, ST_F_RSP);
 LAYOUT(space_state, fast_regs, SPACE_STATE, ST_F_REGS);
-LAYOUT(space_state, pad8, SPACE_STATE, ST_F_TOP);
+LAYOUT(space_state, entered, SPACE_STATE, ST_F_TOP);
+LAYOUT(space_state, entered, SPACE_STATE, ST_ENTERED);
+LAYOUT(space_state, left, SPACE_STATE, ST_LEFT);
 LAYOUT(space_state, xsave, SPACE_STATE, ST_XSAVE);
 LAYOUT(space_image, rip, 0, IMAGE_RIP);
 #undef LAYOUT
@@ -249,6 +267,7 @@ _Static_assert(SPACE_SIZE - SPACE_FAST_CODE == SPACE_FAST_SLOTS * TRAMPOLINE_SIZ
 extern const u8 space_stub[], space_stub_end[];
 extern const u8 space_stub_script[], space_stub_mapper[], space_stub_first[], space_stub_handler[];
 extern const u8 space_stub_restorer[], space_stub_tls[];
+extern const u8 space_stub_yielded[], space_stub_yielded_again[];
 extern const u8 space_stub_fast[], space_stub_fast_switched[], space_stub_fast_saved[];
 #endif
 #endif

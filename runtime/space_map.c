@@ -32,40 +32,32 @@ bool space_meets_stub(const struct space *sp, u64 va, u64 len)
 	return va < sp->base + SPACE_SIZE && va + len > sp->base;
 }
 
-/* Wake the mapper; if it was asleep, all it was given before tail has been executed. */
+/* Wake the mapper; if it was asleep, all it was given before tail has been executed. (Not if it has
+ * been believed that it did not sleep when it was given something: perhaps it did.) */
 static void kick_mapper(struct space *sp, u32 before)
 {
-	if (space_futex_wake(&space_ctl(sp)->tail) == 1)
+	bool slept = space_futex_wake(&space_ctl(sp)->tail) == 1;
+
+	if (slept && !sp->unwoken)
 		sp->proven = before;
-}
-
-/* Wait until at least n records are free for certain. */
-static int make_room(struct space *sp, unsigned n)
-{
-	u64 end = space_now_ms() + AWAIT_MS;
-
-	while (RECORD_COUNT - (sp->tail - sp->proven) < n) {
-		kick_mapper(sp, sp->tail);
-		if (RECORD_COUNT - (sp->tail - sp->proven) >= n)
-			break;
-		if (space_gone(sp->mapper) || space_now_ms() > end)
-			return -EIO;
-		sched_yield();
-	}
-	return 0;
+	sp->unwoken = false;
 }
 
 /* The mapper sleeps only when it has executed all there is; it stays asleep here. */
 int space_settle(struct space *sp)
 {
 	struct space_ctl *c = space_ctl(sp);
-	u64 end = space_now_ms() + AWAIT_MS;
+	u64 end = 0;
 
+	space_set_word(&c->m_spin, 0);
+	if (sp->unwoken)
+		kick_mapper(sp, sp->tail);
 	while (sp->proven != sp->tail) {
 		if (space_futex_move(&c->tail, sp->tail, (u32 *)&c->tail)) {
 			sp->proven = sp->tail;
 			break;
 		}
+		end = end ? end : space_now_ms() + AWAIT_MS;
 		if (space_gone(sp->mapper) || space_now_ms() > end) {
 			space_kill(sp);
 			return -EIO;
@@ -75,10 +67,15 @@ int space_settle(struct space *sp)
 	return 0;
 }
 
-void space_post(struct space *sp, const struct space_record *r, unsigned n)
+/* Wait until at least n records are free for certain. */
+static int make_room(struct space *sp, unsigned n)
+{
+	return RECORD_COUNT - (sp->tail - sp->proven) < n ? space_settle(sp) : 0;
+}
+
+static void write_records(struct space *sp, const struct space_record *r, unsigned n)
 {
 	struct space_record *ring = (struct space_record *)(sp->slot + SPACE_RING);
-	u32 before = sp->tail;
 
 	for (unsigned i = 0; i < n; i++) {
 		struct space_record *to = &ring[sp->tail++ % RECORD_COUNT];
@@ -87,19 +84,30 @@ void space_post(struct space *sp, const struct space_record *r, unsigned n)
 		if (r[i].nr == __NR_modify_ldt) /* the descriptor is in the record itself */
 			to->a[1] = sp->base + (u64)((u8 *)&to->a[3] - sp->slot);
 	}
+}
+
+void space_post(struct space *sp, const struct space_record *r, unsigned n)
+{
+	u32 before = sp->tail;
+
+	write_records(sp, r, n);
 	atomic_store(&space_ctl(sp)->tail, sp->tail);
 	kick_mapper(sp, before);
 }
 
-/* No spinning: with G spinning on one processor and us on another, the mapper would have none
- * (bench/space_exit on two: 18 us a fault against 45). */
+/* No spinning, but yields while that is the way to wait: with G spinning on one processor and us on
+ * another, the mapper would have none (bench/space_exit on two: 18 us a fault against 45). */
 int space_await(struct space *sp)
 {
 	struct space_state *st = space_state(sp);
-	u64 end = space_now_ms() + AWAIT_MS;
+	u64 end = 0, start = space_ticks();
 	u32 ack;
 
+	while (space_place_calm(sp) && atomic_load(&st->ack) != sp->tail &&
+	       space_ticks() - start < SPACE_YIELD_TICKS)
+		sched_yield();
 	while ((ack = atomic_load(&st->ack)) != sp->tail) {
+		end = end ? end : space_now_ms() + AWAIT_MS;
 		atomic_store(&st->k_waits, 1);
 		ack = atomic_load(&st->ack);
 		if (ack != sp->tail)
@@ -109,7 +117,8 @@ int space_await(struct space *sp)
 		if (space_now_ms() > end)
 			return -ETIMEDOUT;
 	}
-	atomic_store(&st->k_waits, 0);
+	if (atomic_load(&st->k_waits))
+		atomic_store(&st->k_waits, 0);
 	return 0;
 }
 
@@ -130,6 +139,7 @@ static struct space_record record_of(const struct space_command *c)
 		r.a[4] = SPACE_COPIES_FD;
 		r.a[5] = c->offset;
 		break;
+	case COMMAND_WIDEN:
 	case COMMAND_PROTECT: r.nr = __NR_mprotect; break;
 	case COMMAND_UNMAP: r.nr = __NR_munmap; break;
 	}
@@ -187,10 +197,42 @@ static bool removes(const struct space *sp)
 	return false;
 }
 
+bool space_chain_able(const struct space *sp)
+{
+	/* Parked for the sake of what is queued, a page that gives way to another perhaps: then not
+	 * before that is done. */
+	return sp->commands && !sp->dead && !sp->moved && !sp->stopped && space_place_calm(sp) &&
+	       !removes(sp);
+}
+
+int space_chain_queue(struct space *sp)
+{
+	struct space_record r[SPACE_QUEUE];
+	struct space_ctl *c = space_ctl(sp);
+	unsigned n = take_queue(sp, r);
+
+	if (make_room(sp, n))
+		return -EIO;
+	sp->left = true;
+	SPACE_COUNT(sp, space_chained_batches);
+	write_records(sp, r, n);
+	/* The next one, too, may come soon. */
+	space_set_word(&c->m_spin, sp->chained ? SPACE_YIELD_TICKS : 0);
+	sp->chained = true;
+	atomic_store(&c->want, sp->tail);
+	atomic_store(&c->tail, sp->tail);
+	/* If it lies, the run takes a little longer (still_coming). */
+	if (atomic_load(&space_state(sp)->m_sleeps))
+		kick_mapper(sp, sp->tail - n);
+	else
+		sp->unwoken = true;
+	return 0;
+}
+
 bool space_leave_able(struct space *sp)
 {
-	return sp->commands && !sp->dead && space_place_near(sp) && !removes(sp) &&
-	       space_move_asleep(sp);
+	return sp->commands && !sp->dead && space_place_near(sp) &&
+	       (!removes(sp) || (sp->parked && !sp->stopped)) && space_move_asleep(sp);
 }
 
 bool space_leave_queue(struct space *sp)
@@ -198,12 +240,21 @@ bool space_leave_queue(struct space *sp)
 	struct space_record r[SPACE_QUEUE + 1];
 	unsigned n = take_queue(sp, r);
 
+	/* If something that is to go stays, G is not to go on. */
+	for (unsigned i = 0; i < n; i++)
+		r[i].check = CHECK_STOP;
 	r[n++] = (struct space_record){.nr = __NR_futex, .a = {sp->base + CTL_PARK, FUTEX_WAKE, 1}};
 	sp->moved = sp->parked = false;
 	sp->left = true;
 	SPACE_COUNT(sp, space_left_batches);
 	if (!make_room(sp, n)) {
+		/* A kick may have woken it by then; and what stands there as M's report may not be.
+		 */
+		atomic_store(&space_state(sp)->ack, sp->tail);
+		atomic_store(&space_ctl(sp)->want, sp->tail + n - 1);
+		space_set_word(&space_ctl(sp)->m_spin, 0);
 		space_post(sp, r, n);
+		sp->waker = sp->tail;
 		return true;
 	}
 	space_kill(sp);
@@ -218,9 +269,12 @@ int space_check_left(struct space *sp)
 	return failed ? -ENOMEM : 0;
 }
 
-bool space_queued(const struct space *sp)
+bool space_takes(const struct space *sp)
 {
-	return sp->commands;
+	for (unsigned i = 0; i < sp->commands; i++)
+		if (sp->queue[i].kind != COMMAND_WIDEN)
+			return true;
+	return false;
 }
 
 int space_sync(struct space *sp)
@@ -242,7 +296,7 @@ static bool merge(struct space_command *last, const struct space_command *c)
 {
 	if (last->kind != c->kind || last->prot != c->prot || last->va + last->len != c->va)
 		return false;
-	if (c->kind < COMMAND_PROTECT && last->offset + last->len != c->offset)
+	if (c->kind <= COMMAND_COPY && last->offset + last->len != c->offset)
 		return false;
 	last->len += c->len;
 	return true;
@@ -296,15 +350,25 @@ int space_map_copy(struct space *sp, u64 va, unsigned copy)
 	return enqueue(sp, &c);
 }
 
-int space_protect(struct space *sp, u64 va, u64 len, int prot)
+static int protect(struct space *sp, enum space_command_kind kind, u64 va, u64 len, int prot)
 {
-	struct space_command c = {COMMAND_PROTECT, prot, va, len, 0};
+	struct space_command c = {kind, prot, va, len, 0};
 
 	if (check_range(va, len))
 		return -EINVAL;
 	if (space_meets_stub(sp, va, len))
 		return -EBUSY;
 	return enqueue(sp, &c);
+}
+
+int space_protect(struct space *sp, u64 va, u64 len, int prot)
+{
+	return protect(sp, COMMAND_PROTECT, va, len, prot);
+}
+
+int space_widen(struct space *sp, u64 va, u64 len, int prot)
+{
+	return protect(sp, COMMAND_WIDEN, va, len, prot);
 }
 
 /* What of [va, end) lies in [from, to). */

@@ -1,14 +1,23 @@
 /*
- * On which processors the tasks of a space and the monitor run.
+ * On which processors the tasks of a space and the monitor run, and how they wait for each other.
  *
- * Near: all on one, and nobody spins. A hand-over is a wake and a wait, some 4 us there and back,
- * whatever else the machine does; parking finds G asleep. Far: wherever the scheduler likes, and
- * both sides spin. Then a hand-over that comes while the other spins costs next to nothing; but one
- * that comes later wakes an idle processor, which on a virtual machine takes longer than all the
- * rest, and to park G is to wait until it has gone to sleep over there.
+ * Near: all on one. Whoever waits yields: the processor goes to the other at once, which costs 1 to
+ * 1.5 us, while to sleep, and to be woken, takes 3 to 4, whatever is done then; parking finds G
+ * asleep soon. Far: on different ones, and both sides spin. Then a hand-over that comes
+ * while the other spins costs next to nothing; but one that comes later wakes an idle processor,
+ * which on a virtual machine takes longer than all the rest, and to park G is to wait until it has
+ * gone to sleep over there. G is kept off the monitor's processor then: on a busy machine it might
+ * be left there, behind a monitor that spins.
  *
  * So far is for a program that makes one short system call after the other, which is how it is
- * recognised; near is for everything else.
+ * recognised: by its own time and ours, and not by the clock, which on a busy machine runs for
+ * others, too. Near is for everything else.
+ *
+ * To yield is right as long as nobody else wants the processor. If somebody does, it is theirs for
+ * milliseconds, while a task that has slept is preferred when it is woken. G notes when it enters
+ * guest code and when it leaves, so what is lost between its time and ours shows. Where that is
+ * more than sleeping costs, we sleep, for a while, and a longer one each time it was right to; and
+ * where far has cost more than near did, we stay near likewise.
  *
  * The scheduler moves a task that wakes to an idle processor. That is just wrong for two that take
  * turns, hence the affinity. Lest we cling to a processor that somebody else needs more, the
@@ -31,17 +40,36 @@
 #define GO_NEAR     40u        /* no longer */
 #define ROAM_TICKS  300000000u /* some 0.1 s */
 #define SLICE_NS    100000u    /* the shortest there is */
+#define JUDGE_TICKS 30000000u  /* some 10 ms */
+#define YIELD_TICKS 45000u     /* more lost in a hand-over, some 15 us, and we do not yield */
+#define PAUSE_MIN   60000000u  /* some 20 ms */
+#define PAUSE_MAX   3000000000u
 
-static void set_affinity(const struct space_pool *pool, pid_t pid, int cpu)
+static void set_affinity(const struct space_pool *pool, pid_t pid, const cpu_set_t *cpus)
+{
+	/* A task that cannot be moved works where it is. */
+	sched_setaffinity(pid, sizeof(*cpus), cpus);
+	pool->stats->n[STAT_space_moves]++;
+}
+
+/* To one processor; -1: to any. */
+static void fix_to(const struct space_pool *pool, pid_t pid, int cpu)
 {
 	cpu_set_t one;
 
 	CPU_ZERO(&one);
 	if (cpu >= 0)
 		CPU_SET(cpu, &one);
-	/* A task that cannot be moved works where it is. */
-	sched_setaffinity(pid, sizeof(one), cpu >= 0 ? &one : &pool->place.allowed);
-	pool->stats->n[STAT_space_moves]++;
+	set_affinity(pool, pid, cpu >= 0 ? &one : &pool->place.allowed);
+}
+
+/* To any but this one. */
+static void keep_off(const struct space_pool *pool, pid_t pid, int cpu)
+{
+	cpu_set_t others = pool->place.allowed;
+
+	CPU_CLR(cpu, &others);
+	set_affinity(pool, pid, &others);
 }
 
 /* Is there more than one processor for us? */
@@ -76,7 +104,8 @@ void space_place_init(struct space_pool *pool)
 	ask_for_short_slices();
 
 	p->cpu = -1;
-	p->near = true;
+	p->near = p->calm = true;
+	p->near_cost = YIELD_TICKS;
 	if (sched_getaffinity(0, sizeof(p->allowed), &p->allowed))
 		pool->spin_max = 0;
 }
@@ -84,16 +113,49 @@ void space_place_init(struct space_pool *pool)
 void space_place_free(struct space_pool *pool)
 {
 	if (pool->place.cpu >= 0)
-		set_affinity(pool, 0, -1);
+		fix_to(pool, 0, -1);
+}
+
+/* Something has proved good, or not: then it is not tried again for a while, each time a longer
+ * one. */
+static bool retry(struct space_retry *r, bool good, u64 now)
+{
+	if (good) {
+		r->pause = MAX(r->pause / 2, PAUSE_MIN);
+	} else {
+		r->pause = MIN(MAX(r->pause, PAUSE_MIN) * 2, PAUSE_MAX);
+		r->at = now + r->pause;
+	}
+	return good;
+}
+
+/* What do hand-overs cost? Over some time, since a processor is lost for long, but not often. */
+static void judge(struct space_placement *p)
+{
+	u64 cost = p->delays / p->counted;
+
+	if (!p->near) {
+		p->near = !retry(&p->far, cost <= p->near_cost, p->ended);
+	} else if (!p->calm) {
+		p->calm = p->ended > p->yield.at;
+	} else {
+		p->calm = retry(&p->yield, cost <= YIELD_TICKS, p->ended);
+		p->near_cost = cost;
+	}
+	p->since = p->ended;
+	p->delays = p->counted = 0;
 }
 
 /* Every WINDOW runs. */
 static void choose(struct space_placement *p)
 {
-	if (p->shorts >= GO_FAR)
-		p->near = false;
-	else if (p->shorts < GO_NEAR)
+	p->counted += p->runs;
+	if (p->ended - p->since > JUDGE_TICKS)
+		judge(p);
+	if (p->shorts < GO_NEAR)
 		p->near = true;
+	else if (p->shorts >= GO_FAR && p->ended > p->far.at)
+		p->near = false;
 	p->runs = p->shorts = 0;
 }
 
@@ -102,14 +164,14 @@ static void place_monitor(struct space_pool *pool, u64 now)
 {
 	struct space_placement *p = &pool->place;
 
-	if (p->cpu >= 0 && (!p->near || now - p->fixed_at > ROAM_TICKS)) {
+	if (p->cpu >= 0 && now - p->fixed_at > ROAM_TICKS) {
 		p->cpu = -1;
 		p->fixed_at = now;
-		set_affinity(pool, 0, -1);
-	} else if (p->cpu < 0 && p->near && sched_getcpu() >= 0) {
+		fix_to(pool, 0, -1);
+	} else if (p->cpu < 0 && sched_getcpu() >= 0) {
 		p->cpu = sched_getcpu();
 		p->fixed_at = now;
-		set_affinity(pool, 0, p->cpu);
+		fix_to(pool, 0, p->cpu);
 	}
 }
 
@@ -117,39 +179,49 @@ void space_place_run(struct space *sp, bool quiet)
 {
 	struct space_pool *pool = sp->pool;
 	struct space_placement *p = &pool->place;
-	int cpu;
 
+	p->started = space_ticks();
 	if (!has_choice(pool))
 		return;
-	p->started = space_ticks();
 	p->easy = quiet && p->last == sp && p->started - p->ended < SHORT_TICKS;
 	p->last = sp;
-	if (++p->runs == WINDOW)
-		choose(p);
 	place_monitor(pool, p->started);
 	/* While the monitor roams the others stay where they are. */
-	cpu = p->near && p->cpu < 0 ? sp->cpu : p->cpu;
-	if (cpu == sp->cpu)
+	if (p->cpu < 0 || (p->cpu == sp->cpu && sp->apart != p->near))
 		return;
-	sp->cpu = cpu;
-	set_affinity(pool, sp->guest, cpu);
-	set_affinity(pool, sp->mapper, cpu);
+	fix_to(pool, sp->mapper, p->cpu);
+	if (p->near)
+		fix_to(pool, sp->guest, p->cpu);
+	else
+		keep_off(pool, sp->guest, p->cpu);
+	sp->cpu = p->cpu;
+	sp->apart = !p->near;
 }
 
 void space_place_exit(struct space *sp)
 {
+	const struct space_state *st = space_state(sp);
 	struct space_placement *p = &sp->pool->place;
+	u32 guest = atomic_load(&st->left) - atomic_load(&st->entered), all;
 
-	if (!has_choice(sp->pool))
-		return;
 	p->ended = space_ticks();
-	p->shorts += p->easy && p->ended - p->started < SHORT_TICKS;
+	all = (u32)MIN(p->ended - p->started, ~0u);
+	if (all > guest)
+		p->delays += all - guest;
+	p->shorts += p->easy && guest < SHORT_TICKS;
+	if (++p->runs == WINDOW)
+		choose(p);
 }
 
 void space_place_forget(const struct space *sp)
 {
 	if (sp->pool->place.last == sp)
 		sp->pool->place.last = NULL;
+}
+
+bool space_place_calm(const struct space *sp)
+{
+	return sp->pool->place.calm;
 }
 
 bool space_place_near(const struct space *sp)

@@ -116,16 +116,32 @@ void space_kick(struct space *sp)
 		kill(sp->guest, SPACE_KICK_SIGNAL);
 }
 
+/* Whoever has waited in vain for something waits less the next time; whoever has slept, and need
+ * not have, does not. */
+static u32 adapt(const struct space *sp, u32 spin, u64 took)
+{
+	u32 max = sp->pool->spin_max;
+
+	return took > 2 * max ? MAX(spin / 2, max / SPIN_FLOOR_DIV) : max;
+}
+
+/* How the tasks of the space are to wait for what comes. */
+static void say_how_to_wait(struct space *sp)
+{
+	struct space_ctl *c = space_ctl(sp);
+	bool near = space_place_near(sp), calm = space_place_calm(sp);
+
+	if (!near)
+		sp->guest_spin = adapt(sp, sp->guest_spin, space_ticks() - sp->pool->place.ended);
+	space_set_word(&c->yield, near);
+	space_set_word(&c->spin, near ? calm ? SPACE_YIELD_TICKS : 0 : sp->guest_spin);
+}
+
 /* Let G see that go has changed. */
 static void wake_guest(struct space *sp)
 {
 	struct space_ctl *c = space_ctl(sp);
 
-	/* Whoever spun in vain spins less the next time. */
-	if (!space_place_near(sp))
-		sp->guest_spin = atomic_load(&space_state(sp)->g_sleeps)
-				     ? MAX(sp->guest_spin / 2, sp->pool->spin_max / SPIN_FLOOR_DIV)
-				     : sp->pool->spin_max;
 	if (sp->stopped)
 		kill(sp->guest, SIGCONT);
 	/* The kernel may have had a reason of its own to bring it back to the first word. */
@@ -136,25 +152,26 @@ static void wake_guest(struct space *sp)
 	sp->moved = sp->parked = sp->stopped = false;
 }
 
-/* Spin for the exit of the run; true if it came. A budget that was spent in vain is halved. */
+/* Spin for the exit of the run, or let G have the processor; true if it came. */
 static bool spin_for_exit(struct space *sp, const _Atomic u32 *stop)
 {
 	struct space_state *st = space_state(sp);
 	u64 start = space_ticks();
-	u32 max = sp->pool->spin_max;
+	bool near = space_place_near(sp);
 
 	do {
 		if (atomic_load_explicit(&st->exited, memory_order_acquire) == sp->run) {
 			SPACE_COUNT(sp, space_spins_won);
-			sp->spin = max;
 			return true;
 		}
 		if (atomic_load_explicit(stop, memory_order_relaxed))
 			break;
-		__builtin_ia32_pause();
-	} while (space_ticks() - start < sp->spin);
+		if (near || (sp->left && atomic_load(&st->ack) != sp->tail))
+			sched_yield(); /* for G, or for the mapper */
+		else
+			__builtin_ia32_pause();
+	} while (space_ticks() - start < (near ? SPACE_YIELD_TICKS : sp->spin));
 	SPACE_COUNT(sp, space_spins_lost);
-	sp->spin = MAX(sp->spin / 2, max / SPIN_FLOOR_DIV);
 	return false;
 }
 
@@ -184,6 +201,8 @@ static bool still_coming(struct space *sp, u32 seen)
 		return true;
 	/* The kernel may have had a reason of its own to bring G back from where it was parked. */
 	space_futex_wake(&space_ctl(sp)->go);
+	/* It may have been asleep although it did not say so, when it was given something to do. */
+	space_futex_wake(&space_ctl(sp)->tail);
 	return !space_gone(sp->mapper);
 }
 
@@ -227,11 +246,9 @@ static bool sleep_for_exit(struct space *sp, const _Atomic u32 *stop)
 static bool do_run(struct space *sp, bool leave, const _Atomic u32 *stop, bool *entered)
 {
 	struct space_ctl *c = space_ctl(sp);
-	u32 spin;
+	u64 start;
 
-	/* A word that the other side has read costs much more to write than to look at. */
-	if (atomic_load(&c->kick))
-		atomic_store(&c->kick, 0);
+	space_set_word(&c->kick, 0);
 	/* From here on space_kick acts; before, *stop is seen. An order is no run of guest code: it
 	 * would never get done if each try were kicked before G is awake. */
 	atomic_store(&sp->running, stop != &never);
@@ -240,9 +257,8 @@ static bool do_run(struct space *sp, bool leave, const _Atomic u32 *stop, bool *
 		atomic_store(&sp->running, false);
 		return true;
 	}
-	spin = space_place_near(sp) ? 0 : sp->guest_spin;
-	if (atomic_load(&c->spin) != spin)
-		atomic_store(&c->spin, spin);
+	say_how_to_wait(sp);
+	start = space_ticks();
 	if (!++sp->run) /* 0 says that G died */
 		sp->run++;
 	atomic_store(&c->go, sp->run);
@@ -250,7 +266,10 @@ static bool do_run(struct space *sp, bool leave, const _Atomic u32 *stop, bool *
 		wake_guest(sp);
 	else if (!space_leave_queue(sp))
 		return false;
-	*entered = (!space_place_near(sp) && spin_for_exit(sp, stop)) || sleep_for_exit(sp, stop);
+	*entered = ((!space_place_near(sp) || space_place_calm(sp)) && spin_for_exit(sp, stop)) ||
+		   sleep_for_exit(sp, stop);
+	if (!space_place_near(sp))
+		sp->spin = adapt(sp, sp->spin, space_ticks() - start);
 	atomic_store(&sp->running, false);
 	return *entered;
 }
@@ -289,14 +308,18 @@ static void count_exit(struct space *sp, enum space_exit_kind kind)
 int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop,
 	      struct space_exit *ex)
 {
-	bool entered, leave, quiet = !sp->commands && !sp->parked && !sp->stopped;
+	bool entered, chain, leave, quiet;
 	int ret;
 
 	*ex = (struct space_exit){.kind = SPACE_KICKED};
 	if (!regs_valid(sp, regs))
 		return -EINVAL;
-	leave = space_leave_able(sp);
-	ret = leave ? space_check_left(sp) : space_sync(sp);
+	chain = space_chain_able(sp);
+	quiet = (chain || !sp->commands) && !sp->parked && !sp->stopped;
+	leave = !chain && space_leave_able(sp);
+	ret = chain || leave ? space_check_left(sp) : space_sync(sp);
+	if (!ret && chain)
+		ret = space_chain_queue(sp);
 	if (ret)
 		return ret;
 	/* The guest has nothing mapped where the stub is. */
@@ -312,7 +335,7 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 		ex->kind = SPACE_DEAD;
 		return 0;
 	}
-	if (ex->kind == SPACE_SYSCALL)
+	if (entered && atomic_load(&space_state(sp)->kind) != KIND_NOT_ENTERED)
 		space_place_exit(sp);
 	count_exit(sp, ex->kind);
 	if (ex->fast)
@@ -386,9 +409,10 @@ int space_park(struct space *sp)
 	if (sp->parked || sp->stopped)
 		return 0;
 	SPACE_COUNT(sp, space_parks);
+	sp->chained = false;
 	/* Or a wake that was left to the mapper comes later. It may have come for a G that has been
 	 * moved already. */
-	if (space_settle(sp))
+	if ((s32)(sp->waker - sp->proven) > 0 && space_settle(sp))
 		return -EIO;
 	if (sp->moved)
 		sp->moved = space_futex_move((_Atomic u32 *)&c->park, c->park, &c->park);

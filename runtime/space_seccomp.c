@@ -22,6 +22,7 @@
 
 #define NR      offsetof(struct seccomp_data, nr)
 #define ARCH    offsetof(struct seccomp_data, arch)
+#define IP      offsetof(struct seccomp_data, instruction_pointer)
 #define LO(arg) (offsetof(struct seccomp_data, args) + 8 * (arg))
 #define HI(arg) (LO(arg) + 4)
 
@@ -141,6 +142,18 @@ static void allow_set_thread_area(struct filter *p, u64 base)
 	end_call(p, nr);
 }
 
+/* Only where the stub makes it: guest code's own is for the guest's kernel. */
+static void allow_yield(struct filter *p, u64 base)
+{
+	const u32 from[] = {(u32)(base + (u64)(space_stub_yielded - space_stub)),
+			    (u32)(base + (u64)(space_stub_yielded_again - space_stub))};
+	unsigned nr = call(p, __NR_sched_yield);
+
+	require(p, IP + 4, 0);
+	require_one_of(p, IP, from, ARRAY_LEN(from));
+	end_call(p, nr);
+}
+
 unsigned space_seccomp_guest(struct sock_filter *f, u64 base)
 {
 	const u32 wake[] = {(u32)base + ST_EXITED};
@@ -149,6 +162,7 @@ unsigned space_seccomp_guest(struct sock_filter *f, u64 base)
 	allow_set_thread_area(&p, base);
 	begin(&p);
 	allow_futex(&p, base + CTL_GO, wake, ARRAY_LEN(wake));
+	allow_yield(&p, base);
 	verdict(&p, p.otherwise);
 	return p.n;
 }
@@ -178,6 +192,7 @@ unsigned space_seccomp_mapper(struct sock_filter *f, u64 base)
 	begin(&p);
 	allow_futex(&p, base + CTL_TAIL, wake, ARRAY_LEN(wake));
 	allow_modify_ldt(&p, base);
+	end_call(&p, call(&p, __NR_sched_yield));
 	nr = call(&p, __NR_mmap);
 	load(&p, LO(3));
 	put(&p, BPF_ALU | BPF_AND | BPF_K, 0, 0, ~(u32)MAP_POPULATE);
@@ -202,21 +217,11 @@ unsigned space_seccomp_mapper(struct sock_filter *f, u64 base)
 
 unsigned space_seccomp_zygote(struct sock_filter *f, u64 base)
 {
-	static const u32 allowed[] = {__NR_mmap,
-				      __NR_munmap,
-				      __NR_mprotect,
-				      __NR_futex,
-				      __NR_clone,
-				      __NR_prctl,
-				      __NR_getppid,
-				      __NR_close_range,
-				      __NR_sigaltstack,
-				      __NR_rt_sigaction,
-				      __NR_set_tid_address,
-				      __NR_seccomp,
-				      __NR_exit_group,
-				      __NR_modify_ldt,
-				      462 /* mseal */};
+	static const u32 allowed[] = {
+	    __NR_mmap,        __NR_munmap,      __NR_mprotect,     __NR_futex,
+	    __NR_sched_yield, __NR_clone,       __NR_prctl,        __NR_getppid,
+	    __NR_close_range, __NR_sigaltstack, __NR_rt_sigaction, __NR_set_tid_address,
+	    __NR_seccomp,     __NR_exit_group,  __NR_modify_ldt,   462 /* mseal */};
 	struct filter p = {.f = f, .otherwise = SECCOMP_RET_TRAP};
 	unsigned nr;
 

@@ -44,6 +44,7 @@
 	.balign	64
 	.globl	space_stub, space_stub_end, space_stub_script, space_stub_mapper
 	.globl	space_stub_first, space_stub_handler, space_stub_restorer, space_stub_tls
+	.globl	space_stub_yielded, space_stub_yielded_again
 	.globl	space_stub_fast, space_stub_fast_switched, space_stub_fast_saved
 space_stub:
 
@@ -105,6 +106,7 @@ space_stub_mapper:
 mapper_done:
 	movl	%r12d, %eax
 	xchgl	%eax, ST_ACK(%r15)
+mapper_told:
 	cmpl	$0, ST_K_WAITS(%r15)
 	je	mapper_wait
 	leaq	ST_ACK(%r15), %rdi
@@ -113,15 +115,27 @@ mapper_done:
 	movl	$__NR_futex, %eax
 	syscall
 mapper_wait:
-	movl	CTL_TAIL(%r15), %r13d
+	rdtsc
+	movl	%eax, %ebp
+1:	movl	CTL_TAIL(%r15), %r13d
 	cmpl	%r12d, %r13d
 	jne	mapper_next
+	rdtsc
+	subl	%ebp, %eax
+	cmpl	CTL_M_SPIN(%r15), %eax
+	jae	2f
+	movl	$__NR_sched_yield, %eax
+	syscall
+	jmp	1b
+2:	movl	$1, %eax
+	xchgl	%eax, ST_M_SLEEPS(%r15)
 	leaq	CTL_TAIL(%r15), %rdi
 	movl	$FUTEX_WAIT, %esi
 	movl	%r12d, %edx
 	xorl	%r10d, %r10d
 	movl	$__NR_futex, %eax
 	syscall
+	movl	$0, ST_M_SLEEPS(%r15)
 	jmp	mapper_wait
 mapper_next:
 	movl	%r12d, %ebx
@@ -139,10 +153,15 @@ mapper_next:
 2:	cmpq	$-4095, %rax
 	jb	3f
 	movq	%rax, ST_M_ERROR(%r15)
+	cmpl	$CHECK_STOP, 56(%rbx)
+	jne	3f
+	ud2
 3:	incl	%r12d
+	movl	%r12d, %eax
+	xchgl	%eax, ST_ACK(%r15)
 	cmpl	%r12d, %r13d
 	jne	mapper_next
-	jmp	mapper_done
+	jmp	mapper_told
 
 /* G, after its script: R15 base. */
 space_stub_first:
@@ -182,6 +201,8 @@ handler_saved:
 	movw	%es, ST_ES(%rbx)
 	movw	%fs, ST_FS(%rbx)
 	movw	%gs, ST_GS(%rbx)
+	rdtsc
+	movl	%eax, ST_LEFT(%rbx)
 	movl	CTL_GO(%rbx), %eax
 	xchgl	%eax, ST_EXITED(%rbx)
 wait:
@@ -198,13 +219,20 @@ wait:
 1:	rdtsc
 	movl	%eax, %r13d
 2:	cmpl	%r12d, CTL_GO(%rbx)
-	jne	entry
-	pause
+	jne	called
 	rdtsc
 	subl	%r13d, %eax
 	cmpl	CTL_SPIN(%rbx), %eax
-	jb	2b
-	movl	$1, %eax
+	jae	4f
+	cmpl	$0, CTL_YIELD(%rbx)
+	jne	3f
+	pause
+	jmp	2b
+3:	movl	$__NR_sched_yield, %eax
+	syscall
+space_stub_yielded:
+	jmp	2b
+4:	movl	$1, %eax
 	xchgl	%eax, ST_G_SLEEPS(%rbx)
 	leaq	CTL_GO(%rbx), %rdi
 	movl	$FUTEX_WAIT, %esi
@@ -214,6 +242,22 @@ wait:
 	syscall
 	movl	$0, ST_G_SLEEPS(%rbx)
 	jmp	1b
+
+/* The mapper may have something to do first. */
+called:
+	movl	ST_ACK(%rbx), %eax
+	subl	CTL_WANT(%rbx), %eax
+	jns	entry
+	cmpl	$0, CTL_KICK(%rbx)
+	jne	entry
+	cmpl	$0, CTL_YIELD(%rbx)
+	jne	1f
+	pause
+	jmp	called
+1:	movl	$__NR_sched_yield, %eax
+	syscall
+space_stub_yielded_again:
+	jmp	called
 
 entry:
 	cmpl	$0, CTL_KICK(%rbx)
@@ -254,6 +298,8 @@ segments:
 	movq	CTL_GSBASE(%rbx), %rax
 	wrgsbase %rax
 leave:
+	rdtsc
+	movl	%eax, ST_ENTERED(%rbx)
 	leaq	SPACE_IMAGE(%rbx), %rsp
 	testl	$ORDER_IRET, %esi
 	jnz	1f

@@ -104,7 +104,7 @@ static NORETURN void zygote_main(const struct space_pool *pool, int ram_fd)
 		_exit(1);
 	prctl(PR_SET_NAME, "ringshift-space");
 	prctl(PR_SET_DUMPABLE, 0);
-	setsid(); /* the terminal's signals are the monitor's */
+	setpgid(0, 0); /* the terminal's signals are the monitor's */
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || keep_fds(ram_fd, pool) || map_stub(pool) ||
 	    forget_libc()) {
 		atomic_store(&space_state(&pool->zygote)->fail_rax, (u64)-errno);

@@ -101,7 +101,7 @@ static void park(struct user *u)
 /* What the tables no longer give has been queued: guest code must not use it any longer. */
 static void park_if_changed(struct user *u)
 {
-	if (space_queued(u->now->space))
+	if (space_takes(u->now->space))
 		park(u);
 	else
 		u->c->stats->n[STAT_user_parks_spared]++;
@@ -174,6 +174,13 @@ static int protect_in_space(void *opaque, gva_t va, u64 len, int prot)
 	return user_fast_protect(&s->fast, va, len, prot);
 }
 
+static int widen_in_space(void *opaque, gva_t va, u64 len, int prot)
+{
+	struct user_space *s = opaque;
+
+	return user_fast_widen(&s->fast, va, len, prot);
+}
+
 static int unmap_in_space(void *opaque, gva_t va, u64 len)
 {
 	struct user_space *s = opaque;
@@ -184,8 +191,10 @@ static int unmap_in_space(void *opaque, gva_t va, u64 len)
 	return 0;
 }
 
-static const struct shadow_ops space_ops = {
-    .map = map_in_space, .protect = protect_in_space, .unmap = unmap_in_space};
+static const struct shadow_ops space_ops = {.map = map_in_space,
+					    .protect = protect_in_space,
+					    .widen = widen_in_space,
+					    .unmap = unmap_in_space};
 
 static void drop(struct user *u, struct user_space *s)
 {

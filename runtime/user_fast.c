@@ -237,7 +237,8 @@ int user_fast_map(struct user_fast_space *s, gva_t va, u64 len, int prot, u64 ra
 	return rc;
 }
 
-int user_fast_protect(struct user_fast_space *s, gva_t va, u64 len, int prot)
+/* Copies in the range are to show what they stand for, if they cannot have these rights. */
+static int replace_copies(struct user_fast_space *s, gva_t va, u64 len, int prot)
 {
 	struct user_fast *f = s->fast;
 	int rc = 0;
@@ -249,7 +250,21 @@ int user_fast_protect(struct user_fast_space *s, gva_t va, u64 len, int prot)
 			       ram_offset(f->c->mmu.ram, f->copy[i].page));
 		forget_copy(s, i);
 	}
+	return rc;
+}
+
+int user_fast_protect(struct user_fast_space *s, gva_t va, u64 len, int prot)
+{
+	int rc = replace_copies(s, va, len, prot);
+
 	return rc ? rc : space_protect(s->space, va, len, prot);
+}
+
+int user_fast_widen(struct user_fast_space *s, gva_t va, u64 len, int prot)
+{
+	int rc = replace_copies(s, va, len, prot);
+
+	return rc ? rc : space_widen(s->space, va, len, prot);
 }
 
 int user_fast_unmap(struct user_fast_space *s, gva_t va, u64 len)

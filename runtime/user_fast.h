@@ -38,6 +38,7 @@ void user_fast_detach(struct user_fast_space *s);
 /* The shadow's operations, as in shadow.h. */
 MUST_CHECK int user_fast_map(struct user_fast_space *s, gva_t va, u64 len, int prot, u64 ram_off);
 MUST_CHECK int user_fast_protect(struct user_fast_space *s, gva_t va, u64 len, int prot);
+MUST_CHECK int user_fast_widen(struct user_fast_space *s, gva_t va, u64 len, int prot);
 MUST_CHECK int user_fast_unmap(struct user_fast_space *s, gva_t va, u64 len);
 
 /* Before s runs: patch what has been found as it was mapped. */

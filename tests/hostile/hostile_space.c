@@ -279,9 +279,11 @@ Test(hostile_space, false_claims_do_not_survive_parking)
 	rig_close(&x);
 }
 
-/* Reports of the mapper that it did not make: all orders done, no error; over and over. */
-CODE(forger, "1: mov 0x1080(%rbx), %eax; add %ecx, %eax; mov %eax, 0x50c0(%rbx);"
-	     "movq $0, 0x50c8(%rbx); movl $0, 0x5080(%rbx); inc %rdx; jmp 1b");
+/* Reports of the mapper that it did not make: all orders done, no error, not asleep; over and over.
+ */
+CODE(forger,
+     "1: mov 0x1080(%rbx), %eax; add %ecx, %eax; mov %eax, 0x50c0(%rbx);"
+     "movq $0, 0x50c8(%rbx); movl $0, 0x50d0(%rbx); movl $0, 0x5080(%rbx); inc %rdx; jmp 1b");
 
 Test(hostile_space, forged_reports_of_the_mapper)
 {

@@ -149,7 +149,20 @@ static int fake_unmap(void *opaque, gva_t va, u64 len)
 	return put(opaque, va, len, 0, 0, false);
 }
 
-static const struct shadow_ops fake_ops = {fake_map, fake_protect, fake_unmap};
+/* No right of what is mapped may be missing. */
+static int fake_widen(void *opaque, gva_t va, u64 len, int prot)
+{
+	const struct side *d = opaque;
+	unsigned r, i;
+
+	for (r = 0; r < REGIONS; r++)
+		for (i = 0; i < 512; i++)
+			if (region_va(d, r) + i * PAGE_SIZE - va < len)
+				cr_assert_eq(d->mapped[r][i].prot & ~prot, 0, "takes a right");
+	return fake_protect(opaque, va, len, prot);
+}
+
+static const struct shadow_ops fake_ops = {fake_map, fake_protect, fake_widen, fake_unmap};
 
 /* --- the oracle --- */
 

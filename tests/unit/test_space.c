@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <time.h>
 
+#include "space_impl.h"
 #include "space_rig.h"
 
 TestSuite(space, .timeout = 60);
@@ -254,13 +255,15 @@ Test(space, long_queues)
 
 /* Additions that are left to the mapper: the run begins when they are done; a removal that follows
  * waits for them. */
-Test(space, additions_can_be_left_to_the_mapper)
+static void leave_additions(bool calm, bool parked, enum stat_id way)
 {
 	struct rig x;
 	u64 va = 0x10000000;
 
 	if (!rig_open(&x))
 		return;
+	x.pool->place.calm = calm;
+	x.pool->place.yield.at = ~0ull;
 	rig_code(&x, load);
 	for (u64 i = 0; i < 200; i++, va += PAGE_SIZE) {
 		memcpy(x.ram + 4 * MIB + i * PAGE_SIZE, &i, 8);
@@ -271,15 +274,60 @@ Test(space, additions_can_be_left_to_the_mapper)
 		cr_assert_eq(space_map(x.sp, va, PAGE_SIZE, PROT_READ, 4 * MIB + i * PAGE_SIZE), 0);
 		if (i == NR_UPROBE)
 			continue;
+		if (parked)
+			cr_assert_eq(space_park(x.sp), 0);
 		rig_syscall(&x, i);
 		if (i % 5 == 4)
 			cr_assert_eq(space_park(x.sp), 0);
 		if (i % 7 == 6)
 			cr_assert_eq(space_unmap(x.sp, va, PAGE_SIZE), 0);
 	}
-	cr_expect_gt(x.stats.n[STAT_space_left_batches], 20);
+	cr_expect_gt(x.stats.n[way], 20);
 	cr_expect_eq(x.stats.n[STAT_space_killed], 0);
 	rig_close(&x);
+}
+
+/* By a G that sleeps, for the mapper to wake it; by one that looks at the mapper's report; by one
+ * that could look, but is parked, which ends when the mapper says so. */
+Test(space, additions_can_be_left_to_the_mapper)
+{
+	leave_additions(false, false, STAT_space_left_batches);
+}
+
+Test(space, additions_can_be_waited_for_in_the_space)
+{
+	leave_additions(true, false, STAT_space_chained_batches);
+}
+
+/* Guest code can say that the mapper is awake when it is not. What it has not executed is not taken
+ * for done then, or it would be overwritten. */
+Test(space, a_mapper_that_is_said_to_be_awake)
+{
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	rig_code(&x, load);
+	cr_assert_eq(space_sync(x.sp), 0);
+	for (u64 i = 0; i < 20; i++) {
+		cr_assert_eq(space_settle(x.sp), 0); /* asleep */
+		atomic_store(&space_state(x.sp)->m_sleeps, 0);
+		cr_assert_eq(space_map(x.sp, (2 * i + 2) * MIB, PAGE_SIZE, PROT_READ, 0), 0);
+		x.r.rip = RIG_CODE;
+		x.stop = 1; /* given to the mapper, but nobody waits */
+		cr_assert_eq(space_run(x.sp, &x.r, &x.stop, &x.ex), 0);
+		cr_assert_eq(x.ex.kind, SPACE_KICKED);
+		x.stop = 0;
+		cr_assert_eq(space_settle(x.sp), 0);
+		cr_assert_eq(atomic_load(&space_state(x.sp)->ack), x.sp->tail);
+	}
+	cr_expect_gt(x.stats.n[STAT_space_chained_batches], 10);
+	rig_close(&x);
+}
+
+Test(space, additions_to_a_parked_space)
+{
+	leave_additions(true, true, STAT_space_left_batches);
 }
 
 Test(space, the_stub_can_be_avoided)
