@@ -281,8 +281,7 @@ def options(s):
                           ("-serial", "chardev:x"), ("-mon", "x"), ("-chardev", "null"),
                           ("-chardev", "file,id=f"), ("-uuid", "1"), ("-action", "panic=none"),
                           ("-net", "user"),
-                          ("-max-insns", "many"), ("-max-insns", ""), ("-max-insns", "-5"),
-                          ("-hda", "disk.img")):
+                          ("-max-insns", "many"), ("-max-insns", ""), ("-max-insns", "-5")):
         usage(option, "-kernel", kernel, option, value)
     usage("-stats", "-kernel", kernel, "-stats=xml")
     usage("-serial", "-kernel", kernel, *["-serial", "none"] * 5)
