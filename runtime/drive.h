@@ -11,7 +11,7 @@ struct drive {
 	struct drive *next;
 	char *id;
 	struct disk *disk;
-	char *serial; /* NULL: none given */
+	char *serial;      /* NULL: none given */
 	const char *cache; /* the mode's name */
 	bool writeback, direct, no_flush;
 	bool virtio; /* if=virtio: a device is made for it */

@@ -21,7 +21,7 @@ struct logged {
 	u8 *data;           /* NULL: zeros */
 };
 
-static bool recording;
+static bool recording, crashing;
 static struct logged wlog[LOG_MAX];
 static unsigned logged;
 static u8 *durable;
@@ -44,6 +44,8 @@ static void apply(u8 *file, const struct logged *w, u64 from, u64 to)
 		memset(file + w->off + from, 0, to - from);
 }
 
+static void maybe_crash(void);
+
 /* These take the C library's place. */
 ssize_t pwritev(int fd, const struct iovec *iov, int n, off_t off);
 int fdatasync(int fd);
@@ -62,18 +64,20 @@ ssize_t pwritev(int fd, const struct iovec *iov, int n, off_t off)
 			add((u64)(off + done), iov[i].iov_base, (u64)got);
 		done += got;
 	}
+	maybe_crash();
 	return done;
 }
 
 int fdatasync(int fd)
 {
 	(void)fd;
+	maybe_crash();
 	for (unsigned i = 0; i < logged && recording; i++) {
 		apply(durable, &wlog[i], 0, wlog[i].len);
 		durable_size = MAX(durable_size, wlog[i].size);
 		free(wlog[i].data);
 	}
-	logged = 0;
+	logged = recording ? 0 : logged;
 	return 0;
 }
 
@@ -150,6 +154,15 @@ static void judge(const char *name)
 	recording = was;
 }
 
+/* In the middle of whatever goes on. */
+static void maybe_crash(void)
+{
+	if (!recording || !crashing || rig_random(&rig) % 8)
+		return;
+	crash_into("crashed");
+	judge("crashed");
+}
+
 /* As rig_random_request, noting what a flush makes last. */
 static void request(struct disk *d)
 {
@@ -157,7 +170,12 @@ static void request(struct disk *d)
 	u64 off = rig_random(&rig) % ((SIZE - len) / DISK_SECTOR + 1) * DISK_SECTOR;
 	u8 buf[64 * DISK_SECTOR];
 
-	switch (rig_random(&rig) % 8) {
+	unsigned what = rig_random(&rig) % 8;
+
+	/* From its beginning a request may have done its work or not. */
+	if (what)
+		memset(since + off / DISK_SECTOR, 1, len / DISK_SECTOR);
+	switch (what) {
 	case 0:
 		cr_assert_eq(disk_flush(d), 0);
 		memcpy(flushed, model, SIZE);
@@ -177,7 +195,6 @@ static void request(struct disk *d)
 		rig_write(d, buf, len, off);
 		memcpy(model + off, buf, len);
 	}
-	memset(since + off / DISK_SECTOR, 1, len / DISK_SECTOR);
 }
 
 static void load_durable(const char *name)
@@ -199,16 +216,13 @@ static void exercise(const char *name, unsigned requests)
 	rig_read(d, model, SIZE, 0);
 	memcpy(flushed, model, SIZE);
 	memset(since, 0, SIZE / DISK_SECTOR);
-	recording = true;
+	recording = crashing = true;
 	for (unsigned i = 0; i < requests; i++) {
 		request(d);
-		if (i % 3 == 0) {
-			crash_into("crashed");
-			judge("crashed");
-		}
+		maybe_crash();
 	}
 	cr_assert_eq(disk_close(d), 0);
-	recording = false;
+	recording = crashing = false;
 }
 
 Test(qcow2_crash, small_clusters)
