@@ -428,16 +428,14 @@ static unsigned pages_met(u64 va, u64 len)
  * The stub can be read. What the guest's kernel gives a program there is found when it is first
  * written or executed, but the kernel may put it into its tables no sooner than it is touched, and
  * until then there is no fault for reading it. So a system call that names a range of pages where
- * the stub is moves it: the first two arguments, an address and a length with whatever maps, or
- * those of the address something is moved to. If it was something else no harm is done.
+ * the stub is moves it: the first two arguments, an address and a length with whatever maps. If it
+ * was something else no harm is done.
  */
 static void make_way(struct user *u, struct user_space *s)
 {
 	const u64 *r = u->c->gpr;
-	unsigned met = u->c->mode == INSN_MODE_64
-			   ? pages_met(r[GPR_RDI], r[GPR_RSI]) | pages_met(r[GPR_R8], r[GPR_RDX])
-			   : pages_met((u32)r[GPR_RBX], (u32)r[GPR_RCX]) |
-				 pages_met((u32)r[GPR_RDI], (u32)r[GPR_RDX]);
+	unsigned met = u->c->mode == INSN_MODE_64 ? pages_met(r[GPR_RDI], r[GPR_RSI])
+						  : pages_met((u32)r[GPR_RBX], (u32)r[GPR_RCX]);
 
 	if (likely(!(met & 1u << space_place(s->space))))
 		return;
