@@ -12,7 +12,11 @@
 
 #include <pthread.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include "drive.h"
+#include "netdevs.h"
 #include "plug.h"
 
 #define HOSTILE_RAM     (16 * MIB)
@@ -30,7 +34,9 @@ struct hostile {
 	u64 (*number)(void *opaque);
 	void *opaque;
 	unsigned messages;
-	char err[256];
+	const char *image;
+	int wire;
+	char drive[128], err[256];
 };
 
 static inline u64 hostile_now(void *opaque)
@@ -107,10 +113,33 @@ static inline void hostile_kick(void *opaque)
 }
 
 /* What would follow -device: a type, more options, and another one that needs it (a port), or NULL.
- * h->cfg may hold what they need (drives, chardevs). */
+ * drive=d is a scratch image, netdev=n a stream to which nobody listens. */
 struct hostile_device {
 	const char *name, *options, *then;
 };
+
+static inline void hostile_back_ends(struct hostile *h)
+{
+	static char netdev[64], path[32];
+	int pair[2], disk;
+
+	strcpy(path, "/tmp/hostile-XXXXXX");
+	disk = mkstemp(path);
+	BUG_ON(disk < 0 || ftruncate(disk, 4 * MIB));
+	close(disk);
+	h->image = path;
+	snprintf(h->drive, sizeof(h->drive), "file=%s,format=raw,if=none,id=d", path);
+	h->cfg.drive[0] = (struct drive_spec){.opt = "-drive", .text = h->drive};
+	h->cfg.drive_count = 1;
+	BUG_ON(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+	h->wire = pair[1];
+	snprintf(netdev, sizeof(netdev), "socket,id=n,fd=%d", pair[0]);
+	h->cfg.netdev[0] = netdev;
+	h->cfg.netdev_count = 1;
+	if (drive_open_all(h->vm, h->err, sizeof(h->err)) ||
+	    netdevs_create(h->vm, h->err, sizeof(h->err)))
+		bug_at("back ends", 0, h->err);
+}
 
 static inline void hostile_init(struct hostile *h, const struct hostile_device *device)
 {
@@ -145,6 +174,7 @@ static inline void hostile_init(struct hostile *h, const struct hostile_device *
 	h->cfg.device[h->cfg.device_count++] = "virtio-rng-pci,addr=6";
 	if (device->then)
 		h->cfg.device[h->cfg.device_count++] = device->then;
+	hostile_back_ends(h);
 	if (plug_devices(vm, h->err, sizeof(h->err)))
 		bug_at(device->name, 0, h->err);
 	pci_reset(&vm->pci);
@@ -153,6 +183,10 @@ static inline void hostile_init(struct hostile *h, const struct hostile_device *
 static inline void hostile_end(struct hostile *h)
 {
 	plug_destroy(h->vm);
+	drive_close_all(h->vm);
+	netdevs_destroy(h->vm);
+	close(h->wire);
+	unlink(h->image);
 	aio_destroy(h->vm->aio);
 	ram_destroy(&h->vm->ram);
 	free(h->vm);
@@ -412,6 +446,21 @@ static inline void hostile_chains(struct hostile *h)
 	hostile_put(h, 0x3000 + 4 * q, 2, q);
 }
 
+/* The network's other end: a frame, mostly of the length it says (netdev_stream.c). */
+static inline void hostile_frame(struct hostile *h)
+{
+	u8 frame[256] = {0};
+	size_t len = 4 + hostile_below(h, sizeof(frame) - 4);
+
+	for (unsigned i = 4; i + 8 <= sizeof(frame); i += 8)
+		memcpy(frame + i, &(u64){hostile_number(h)}, 8);
+	frame[3] = (u8)(len - 4);
+	if (hostile_below(h, 4096) == 0)
+		frame[0] = 1;
+	if (send(h->wire, frame, len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		return; /* nobody takes it */
+}
+
 static inline void hostile_step(struct hostile *h)
 {
 	switch (hostile_below(h, 32)) {
@@ -442,6 +491,7 @@ static inline void hostile_step(struct hostile *h)
 			pci_reset(&h->vm->pci);
 		break;
 	case 12: hostile_queue_reset(h); break;
+	case 13: hostile_frame(h); break;
 	default: hostile_chains(h); break;
 	}
 	if (h->vm->pci.dev[HOSTILE_SLOT] &&
@@ -456,6 +506,8 @@ static const struct hostile_device hostile_devices[] = {
     {"virtio-rng-pci", "", NULL},
     {"virtio-rng-pci", ",vectors=0,event_idx=off,indirect_desc=off,max-bytes=5000,period=1", NULL},
     {"virtio-balloon-pci", ",free-page-reporting=on,guest-stats-polling-interval=1", NULL},
+    {"virtio-blk-pci", ",drive=d", NULL},
+    {"virtio-net-pci", ",netdev=n", NULL},
     {"virtio-serial-pci", ",max_ports=3", "virtserialport,name=a.b"},
     {"virtio-serial-pci", "", "virtconsole"},
 };
