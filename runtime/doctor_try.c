@@ -133,7 +133,7 @@ static const char *kvm_words(int status)
 	    [KVM_NO_CPU] = "opens, but makes no processor",
 	    [KVM_DID_NOT_RUN] = "opens, but runs nothing"};
 
-	if (WIFEXITED(status) && WEXITSTATUS(status) < ARRAY_LEN(words))
+	if (WIFEXITED(status) && (size_t)WEXITSTATUS(status) < ARRAY_LEN(words))
 		return words[WEXITSTATUS(status)];
 	return "opens, but hangs or crashes whoever uses it";
 }
