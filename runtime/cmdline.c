@@ -616,6 +616,13 @@ static int opt_stopped(struct parser *p, const char *arg)
 	return 0;
 }
 
+static int opt_daemonize(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->daemonize = true;
+	return 0;
+}
+
 static int opt_pidfile(struct parser *p, const char *arg)
 {
 	p->cfg->pidfile = arg;
@@ -869,8 +876,11 @@ int cmdline_parse(struct config *cfg, int argc, char *const *argv, char *err, si
 {
 	struct parser p = {.cfg = cfg, .err = err, .err_size = err_size};
 
-	*cfg = (struct config){
-	    .ram_size = DEFAULT_RAM, .acpi = true, .fast_syscalls = true, .max_insns = ~0ull};
+	*cfg = (struct config){.ram_size = DEFAULT_RAM,
+			       .acpi = true,
+			       .fast_syscalls = true,
+			       .max_insns = ~0ull,
+			       .ready_fd = -1};
 	for (int i = 1, used; i < argc; i += used) {
 		int ret;
 

@@ -69,6 +69,8 @@ struct config {
 	bool no_shutdown; /* a guest that powers off leaves a stopped VM */
 	bool stopped;     /* -S */
 	const char *pidfile;
+	bool daemonize;
+	int ready_fd;     /* main's, for daemon_ready; -1 */
 	const char *uuid; /* NULL: none */
 	unsigned chardev_count;
 	struct char_spec chardev[CHARDEV_MAX];

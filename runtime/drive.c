@@ -174,7 +174,10 @@ static struct drive *new_drive(struct vm *vm, const struct drive_options *o)
 	d->id = strdup(o->id ? o->id : id);
 	d->serial = o->serial ? strdup(o->serial) : NULL;
 	d->virtio = o->virtio;
+	d->cache = cache_names[o->cache];
 	d->writeback = o->cache != CACHE_WRITETHROUGH && o->cache != CACHE_DIRECTSYNC;
+	d->direct = o->cache == CACHE_NONE || o->cache == CACHE_DIRECTSYNC;
+	d->no_flush = o->cache == CACHE_UNSAFE;
 	if (d->id && (d->serial || !o->serial))
 		return d;
 	free_drive(d);

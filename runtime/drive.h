@@ -12,7 +12,8 @@ struct drive {
 	char *id;
 	struct disk *disk;
 	char *serial; /* NULL: none given */
-	bool writeback;
+	const char *cache; /* the mode's name */
+	bool writeback, direct, no_flush;
 	bool virtio; /* if=virtio: a device is made for it */
 	bool taken;  /* by a device */
 };

@@ -206,18 +206,18 @@ char *hmp_execute(struct vm *vm, const char *line, size_t *len)
 	return text;
 }
 
-const char *hmp_complete(const char *text, unsigned i)
+const char *hmp_complete(const char *text, size_t *skip, unsigned i)
 {
-	static char buf[64];
-	bool of_info = !strncmp(text, "info ", 5);
-	const struct hmp_entry *e = of_info ? hmp_info : commands;
-	const char *word = of_info ? text + 5 : text;
+	const struct hmp_entry *e = commands;
 
+	*skip = 0;
+	if (!strncmp(text, "info ", 5)) {
+		e = hmp_info;
+		*skip = 5;
+	}
+	text += *skip;
 	for (; e->name; e++)
-		if (!strncmp(e->name, word, strlen(word)) && i-- == 0)
+		if (!strncmp(e->name, text, strlen(text)) && i-- == 0)
 			break;
-	if (!e->name || !of_info)
-		return e->name;
-	snprintf(buf, sizeof(buf), "info %s", e->name);
-	return buf;
+	return e->name;
 }

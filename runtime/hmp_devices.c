@@ -1,6 +1,7 @@
 /*
  * What the monitor shows of devices, and asks of the balloon.
  */
+#include "drive.h"
 #include "hmp.h"
 #include "plug.h"
 #include "virtio_balloon.h"
@@ -46,6 +47,23 @@ void hmp_info_qtree(struct vm *vm, FILE *out, const char *args)
 {
 	(void)args;
 	plug_list(vm, out);
+}
+
+void hmp_info_block(struct vm *vm, FILE *out, const char *args)
+{
+	(void)args;
+	for (const struct drive *d = vm->drives; d; d = d->next) {
+		struct disk_info info;
+
+		disk_get_info(d->disk, &info);
+		fprintf(out, "%s: %s (%s%s)\n", d->id, disk_path(d->disk), info.format,
+			disk_is_writable(d->disk) ? "" : ", read-only");
+		fprintf(out, "    Attached to:      %s\n", d->taken ? "virtio-blk-pci" : "nothing");
+		fprintf(out, "    Cache mode:       %s\n", d->cache);
+		if (info.backing[0])
+			fprintf(out, "    Backing file:     %s (chain depth: %u)\n", info.backing,
+				disk_depth(d->disk));
+	}
 }
 
 static void no_balloon(FILE *out)

@@ -151,6 +151,7 @@ static void spaces(struct vm *vm, FILE *out, const char *args)
 
 const struct hmp_entry hmp_info[] = {
     {"balloon", "", "how much memory the balloon leaves the guest", hmp_info_balloon},
+    {"block", "", "drives", hmp_info_block},
     {"chardev", "", "character devices", chardev},
     {"cpus", "", "the processor", cpus},
     {"irq", "", "interrupt controllers", irq},

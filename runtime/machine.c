@@ -323,6 +323,13 @@ static int wrmsr(void *opaque, u32 index, u64 val)
 	return rc;
 }
 
+static bool plain_msr(void *opaque, u32 index, struct msr_word *w)
+{
+	struct vm *vm = opaque;
+
+	return msr_word(&vm->msrs, index, w);
+}
+
 static int apic_msr_read(void *opaque, u32 index, u64 *val)
 {
 	struct vm *vm = opaque;
@@ -395,6 +402,7 @@ static const struct cpu_ops cpu_ops = {
     .cpuid = cpuid,
     .msr_read = rdmsr,
     .msr_write = wrmsr,
+    .msr_word = plain_msr,
     .hypercall = hypercall,
     .tsc = vm_tsc,
     .host_tsc = true,

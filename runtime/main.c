@@ -9,6 +9,7 @@
 
 #include "cmdline.h"
 #include "console.h"
+#include "daemon.h"
 #include "doctor.h"
 #include "exit_status.h"
 #include "img.h"
@@ -81,6 +82,13 @@ int main(int argc, char **argv)
 		status = lowland_report(stdout) ? STATUS_ERROR : STATUS_OK;
 		return finish_stdout(status);
 	case ACTION_RUN: break;
+	}
+	if (cfg.daemonize) {
+		cfg.ready_fd = daemon_begin();
+		if (cfg.ready_fd < 0) {
+			report_error("-daemonize: cannot start a process");
+			return STATUS_ERROR;
+		}
 	}
 	status = vm_main(&cfg);
 	console_die_of_signal();

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "control.h"
+#include "drive.h"
 #include "hmp.h"
 #include "plug.h"
 #include "qmp.h"
@@ -399,11 +400,44 @@ static json_t *balloon(struct qmp_call *call)
 	return plug_balloon_set(call->vm, (u64)value) ? json_object() : no_balloon(call);
 }
 
-/* There are no disks in this version. */
+static json_t *image_info(const struct drive *d, const struct disk_info *info)
+{
+	json_t *image = json_pack("{s:s, s:s, s:I, s:I}", "filename", disk_path(d->disk), "format",
+				  info->format, "virtual-size", (json_int_t)info->size,
+				  "actual-size", (json_int_t)info->allocated);
+
+	if (info->cluster_size)
+		json_object_set_new(image, "cluster-size", json_integer(info->cluster_size));
+	if (info->backing[0])
+		json_object_set_new(image, "backing-filename", json_string(info->backing));
+	return image;
+}
+
+static json_t *drive_info(const struct drive *d)
+{
+	struct disk_info info;
+	json_t *inserted;
+
+	disk_get_info(d->disk, &info);
+	inserted = json_pack("{s:s, s:s, s:b, s:b, s:i, s:{s:b, s:b, s:b}, s:o}", "file",
+			     disk_path(d->disk), "drv", info.format, "ro",
+			     !disk_is_writable(d->disk), "encrypted", false, "backing_file_depth",
+			     (int)disk_depth(d->disk), "cache", "writeback", d->writeback, "direct",
+			     d->direct, "no-flush", d->no_flush, "image", image_info(d, &info));
+	if (info.backing[0])
+		json_object_set_new(inserted, "backing_file", json_string(info.backing));
+	return json_pack("{s:s, s:s, s:b, s:b, s:s, s:o}", "device", d->id, "type", "unknown",
+			 "removable", false, "locked", false, "io-status", "ok", "inserted",
+			 inserted);
+}
+
 static json_t *query_block(struct qmp_call *call)
 {
-	(void)call;
-	return json_array();
+	json_t *all = json_array();
+
+	for (const struct drive *d = call->vm->drives; d; d = d->next)
+		json_array_append_new(all, drive_info(d));
+	return all;
 }
 
 const struct qmp_command qmp_commands[] = {

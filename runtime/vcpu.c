@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "daemon.h"
 #include "exit_status.h"
 #include "lowland.h"
 #include "monitor.h"
@@ -214,6 +215,7 @@ static int run_program(struct vm *vm, char *err, size_t errlen)
 		report_error(err);
 		return STATUS_ERROR;
 	}
+	daemon_ready(vm->cfg->ready_fd);
 	status = run_vcpu(vm);
 	monitors_flush(vm->monitors);
 	chardevs_flush(vm->chardevs,

@@ -253,6 +253,15 @@ const char *disk_path(const struct disk *d)
 	return hostfile_path(d->file);
 }
 
+unsigned disk_depth(const struct disk *d)
+{
+	unsigned depth = 0;
+
+	for (d = d->backing; d; d = d->backing)
+		depth++;
+	return depth;
+}
+
 static bool within(const struct disk *d, u64 off, u64 len)
 {
 	return off <= d->size && len <= d->size - off;

@@ -45,6 +45,7 @@ int disk_close(struct disk *disk);
 u64 disk_size(const struct disk *disk); /* bytes, a multiple of 512 */
 bool disk_is_writable(const struct disk *disk);
 const char *disk_format(const struct disk *disk);
+unsigned disk_depth(const struct disk *disk); /* images behind it */
 const char *disk_path(const struct disk *disk);
 
 /* 0 or a negative errno; all or nothing is promised to have been done. Ranges are within the disk

@@ -792,17 +792,21 @@ def qmp_ends(setup):
     control.qmp_ends(setup, Shell)
 
 
+def daemon(setup):
+    control.daemon(setup, Shell)
+
+
 def serials(setup):
     control.serials(setup, Shell)
 
 
-for name in ("qmp", "qmp_ends", "serials"):
+for name in ("qmp", "qmp_ends", "daemon", "serials"):
     globals()[name].__doc__ = getattr(control, name).__doc__
 
 SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, console, cloud5g, syscalls, memtest,
                                      stub, generic, patching, patching_generic, panic, restart,
                                      triplefault, user, storms, storms_full, userland, killed, qmp,
-                                     qmp_ends, serials, balloon)}
+                                     qmp_ends, daemon, serials, balloon)}
 
 SCENARIOS.update(network.scenarios(sys.modules[__name__]))
 

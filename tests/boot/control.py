@@ -7,6 +7,7 @@ import random
 import re
 import select
 import socket
+import subprocess
 import tempfile
 import time
 
@@ -124,6 +125,21 @@ def stop_and_cont(setup, sh, q):
     check(not log, f"the guest has noticed: {log!r}")
 
 
+def clock_stops(sh, q, source):
+    """A clock of the VM's own does not count while it is stopped."""
+    here = "/sys/devices/system/clocksource/clocksource0"
+    sh.run(f"echo {source} >{here}/current_clocksource")
+    begin = float(sh.run("cat /proc/uptime").split()[0])
+    asked = sh.asked
+    q.execute("stop")
+    time.sleep(2)  # a longer gap of the ACPI timer's 24 bits Linux takes for none
+    q.execute("cont")
+    passed = float(sh.run("cat /proc/uptime").split()[0]) - begin
+    host = sh.answered - asked
+    sh.equals(f"cat {here}/current_clocksource", source)
+    check(0 <= passed < host - 1.5, f"{source}: {passed} s in the guest, {host} s here, 2 of them stopped")
+
+
 def crowds(path, sh):
     """A client that asks and does not read; one that leaves in the middle."""
     with Qmp(path) as stuck:
@@ -201,6 +217,9 @@ def qmp(setup, shell):
                 if not setup.args.qemu:
                     schema(q)
                 stop_and_cont(setup, sh, q)
+                clock_stops(sh, q, "acpi_pm")
+                if not setup.args.qemu:  # its TCG has none
+                    clock_stops(sh, q, "kvm-clock")
             if not setup.args.qemu:  # it keeps all answers until somebody reads them
                 crowds(path, sh)
             monitor_on_the_terminal(sh)
@@ -242,6 +261,35 @@ def qmp_ends(setup, shell):
             data = q.event("SHUTDOWN")
             check(data == {"guest": False, "reason": "host-qmp-quit"}, f"SHUTDOWN: {data}")
             check(con.wait(END) == 0, "status after quit")
+
+
+def daemon(setup, _):
+    """-daemonize: the command returns when QMP answers; a start that fails is told by its status"""
+    with tempfile.TemporaryDirectory() as scratch:
+        path, pidfile = os.path.join(scratch, "qmp"), os.path.join(scratch, "pid")
+        argv = setup.command("-daemonize", "-display", "none", "-serial", "null", "-monitor",
+                             "none", "-pidfile", pidfile, "-qmp",
+                             f"unix:{path},server=on,wait=off",
+                             *setup.linux("vmlinuz-cloud", "panic=-1"))
+        began = subprocess.run(argv, timeout=END, stdin=subprocess.DEVNULL, check=False,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        check(began.returncode == 0 and not began.stdout, f"{began}")
+        with open(pidfile, encoding="ascii") as f:
+            pid = int(f.read())
+        with Qmp(path) as q:
+            check(q.execute("query-status")["running"] is True, "query-status")
+            check(os.getsid(pid) != os.getsid(0), "not in a session of its own")
+            argv[argv.index("-pidfile") + 1] = os.path.join(scratch, "no/where")
+            failed = subprocess.run([*argv, "-qmp", "none"], timeout=END, check=False,
+                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            check(failed.returncode == 1 and failed.stdout, f"{failed}")
+            check(q.execute("query-status")["running"] is True, "the first one goes on")
+            q.execute("quit")
+            q.event("SHUTDOWN")
+        deadline = time.monotonic() + END
+        while os.path.exists(pidfile):
+            check(time.monotonic() < deadline, "quit does not end it")
+            time.sleep(0.1)
 
 
 # --- serial ports ---

@@ -9,11 +9,13 @@ Status 0: all passed; 1: one failed; 77: a guest or a tool is missing.
 """
 import argparse
 import hashlib
+import json
 import os
 import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -328,7 +330,46 @@ def bad(setup):
                 raise Failure(f"{options}: {text!r} does not say {wanted!r} in one line")
 
 
-SCENARIOS = {f.__name__: f for f in (ext4, modes, kill, kill_long, second, bad)}
+def qmp(path, *commands):
+    """What a monitor on a socket returns."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        deadline = time.monotonic() + ANSWER
+        while sock.connect_ex(path) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        stream = sock.makefile("rw", encoding="utf-8")
+        answers = [json.loads(stream.readline())]
+        for command in ("qmp_capabilities", *commands):
+            stream.write(json.dumps({"execute": command}) + "\n")
+            stream.flush()
+            answers.append(json.loads(stream.readline()))
+        return [a.get("return") for a in answers[2:]]
+
+
+def monitor(setup):
+    """query-block says what QEMU's would"""
+    with Scratch(setup) as s:
+        s.run("qemu-img", "create", "-q", "-f", "raw", "raw", "8M")
+        s.overlay("over", s.path("raw"))
+        options = ["-drive", f"file={s.path('over')},format=qcow2,cache=none,id=one,if=none",
+                   *drive(s.path("raw"), "raw", "readonly=on", "cache=unsafe"),
+                   "-S", "-qmp", f"unix:{s.path('sock')},server=on,wait=off"]
+        with start(setup, *options) as con:
+            found = qmp(s.path("sock"), "query-block")[0]
+            check(con, [b["device"] for b in found][:2] == ["one", "virtio0"], str(found))
+            one, two = (b["inserted"] for b in found[:2])
+            wanted = {"drv": "qcow2", "ro": False, "file": s.path("over"), "backing_file_depth": 1,
+                      "backing_file": s.path("raw"),
+                      "cache": {"writeback": True, "direct": True, "no-flush": False}}
+            check(con, {k: one[k] for k in wanted} == wanted, str(one))
+            check(con, one["image"]["virtual-size"] == 8 * MIB, str(one))
+            wanted = {"drv": "raw", "ro": True, "backing_file_depth": 0,
+                      "cache": {"writeback": True, "direct": False, "no-flush": True}}
+            check(con, {k: two[k] for k in wanted} == wanted, str(two))
+            con.process.terminate()
+            con.wait(boot_test.END)
+
+
+SCENARIOS = {f.__name__: f for f in (ext4, modes, kill, kill_long, second, bad, monitor)}
 
 
 def main():

@@ -243,6 +243,12 @@ Test(cmdline, how_it_runs_and_ends)
 			       "-uuid 12345678-9abc-def0-1234-56789abcdef0");
 
 	cr_assert(c.stopped && c.no_shutdown);
+	cr_assert_not(c.daemonize);
+	cr_assert_eq(c.ready_fd, -1);
+	c = good("-kernel k -daemonize -nographic -pidfile p "
+		 "-uuid 12345678-9abc-def0-1234-56789abcdef0");
+	cr_assert(c.daemonize);
+	cr_assert_str_empty(c.serial[0]);
 	cr_assert_str_eq(c.pidfile, "p");
 	cr_assert_str_eq(c.uuid, "12345678-9abc-def0-1234-56789abcdef0");
 	c = good("-kernel k -action reboot=shutdown,shutdown=pause");
@@ -380,6 +386,7 @@ Test(cmdline, refusals_name_what_they_refuse)
 	    {"-chardev socket,id=a,path=b,wait=on", "-chardev: wait= is for server=on"},
 	    {"-chardev socket,id=a,path=b,server=on,reconnect=1", "-chardev: reconnect= is for cl"},
 	    {"-kernel k -chardev null,id=a -serial chardev:a -mon a", "-mon: 'a' has another user"},
+	    {"-kernel k -daemonize -serial stdio", "-daemonize: 'serial0' is stdio"},
 	    {"-mon mode=control", "-mon: chardev= is missing"},
 	    {"-mon a,mode=telepathy", "-mon: mode=telepathy: it is one of readline, control"},
 	    {"-uuid 1234", "-uuid: '1234' is no UUID"},

@@ -88,10 +88,12 @@ static void run(void *opaque, const char *line)
 	strcat(ran, "|");
 }
 
-static const char *complete(const char *text, unsigned i)
+static const char *complete(const char *text, size_t *skip, unsigned i)
 {
 	static const char *const words[] = {"stop", "system_powerdown", "system_reset"};
 
+	*skip = strncmp(text, "do ", 3) ? 0 : 3;
+	text += *skip;
 	for (size_t k = 0; k < ARRAY_LEN(words); k++)
 		if (!strncmp(words[k], text, strlen(text)) && i-- == 0)
 			return words[k];
@@ -158,7 +160,10 @@ Test(line_edit, completion)
 	cr_expect_str_eq(ran, "system_reset |");
 	keys(&e, "system_\t");
 	cr_expect_str_eq(shown, "system_\r\nsystem_powerdown  system_reset\r\nsystem_");
-	keys(&e, "\x15zz\t\r");
+	keys(&e, "\x15"
+		 "do st\t\r");
+	cr_expect_str_eq(ran, "do stop |");
+	keys(&e, "zz\t\r");
 	cr_expect_str_eq(ran, "zz|");
 }
 

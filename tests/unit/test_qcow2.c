@@ -1,6 +1,8 @@
 /* qcow2 images beside a model, with qemu-img as the judge of what is written. */
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
+#include <sys/resource.h>
 
 #include "disk_rig.h"
 
@@ -237,6 +239,53 @@ Test(qcow2, discard_gives_space_back)
 	cr_assert_eq(rig_sh(&rig, "test $(stat -c %%s a) -lt 5000000"), 0);
 	RIG_SH(&rig, "qemu-img check -q a");
 	free(buf);
+}
+
+/* The host has no more room: what was written stays, what could not be is an error, and it goes on
+ * once there is room. */
+Test(qcow2, a_host_without_room)
+{
+	struct rlimit all, little = {MIB, RLIM_INFINITY};
+	unsigned failed = 0, i;
+	u8 buf[16 * KIB];
+	struct disk *d;
+
+	signal(SIGXFSZ, SIG_IGN);
+	RIG_SH(&rig, "qemu-img create -q -f qcow2 -o cluster_size=4k a 4M");
+	d = rig_open(&rig, "a", true);
+	getrlimit(RLIMIT_FSIZE, &all);
+	little.rlim_max = all.rlim_max;
+	cr_assert_eq(setrlimit(RLIMIT_FSIZE, &little), 0);
+	for (i = 0; i < SIZE / sizeof(buf) && failed < 20; i++) {
+		struct iovec iov = {buf, sizeof(buf)};
+
+		memset(buf, (int)i + 1, sizeof(buf));
+		if (disk_writev(d, &iov, 1, i * sizeof(buf)))
+			failed++;
+		else
+			memset(model + i * sizeof(buf), (int)i + 1, sizeof(buf));
+		if (i % 16 == 0)
+			failed += disk_flush(d) != 0;
+	}
+	cr_assert_geq(failed, 20);
+	cr_assert_gt(i, 40);
+	/* Parts of a request that failed may be there. */
+	rig_read(d, buf, sizeof(buf), 0);
+	cr_assert_eq(memcmp(buf, model, sizeof(buf)), 0);
+	cr_assert_eq(setrlimit(RLIMIT_FSIZE, &all), 0);
+	memset(buf, 0x77, sizeof(buf));
+	for (i = 0; i < SIZE / sizeof(buf); i++) {
+		if (model[i * sizeof(buf)])
+			continue;
+		rig_write(d, buf, sizeof(buf), i * sizeof(buf));
+		memset(model + i * sizeof(buf), 0x77, sizeof(buf));
+	}
+	rig_compare(d, model);
+	cr_assert_eq(disk_close(d), 0);
+	RIG_SH(&rig, "qemu-img check -q a");
+	d = rig_open(&rig, "a", false);
+	rig_compare(d, model);
+	disk_close(d);
 }
 
 /* --- several threads --- */
