@@ -168,7 +168,7 @@ static const struct hmp_entry commands[] = {
     {"xp", "/FMT ADDR", "the same by physical address", hmp_xp},
     {"ringbuf_read", "ID SIZE", "take bytes from a ring buffer device", ringbuf_read},
     {"ringbuf_write", "ID DATA", "put a text into one", ringbuf_write},
-    {NULL, NULL, NULL, NULL},
+    {.name = NULL},
 };
 
 static void run(struct vm *vm, FILE *out, const char *line)

@@ -169,5 +169,5 @@ const struct hmp_entry hmp_info[] = {
     {"status", "", "whether the guest runs", status},
     {"uuid", "", "the VM's UUID", uuid},
     {"version", "", "ringshift's version", version},
-    {NULL, NULL, NULL, NULL},
+    {.name = NULL},
 };

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "drive.h"
 #include "netdevs.h"
 #include "plug.h"
 
@@ -33,10 +34,10 @@ struct hostile {
 	u64 (*number)(void *opaque);
 	void *opaque;
 	unsigned messages;
-	int cable[2]; /* of a network card: what it sends comes back to it */
+	const char *image;
+	int wire; /* the other end of the network card's: what it sends comes back to it */
 	pthread_t echo;
-	char netdev[64];
-	char err[256];
+	char drive[128], err[256];
 };
 
 static inline u64 hostile_now(void *opaque)
@@ -113,43 +114,46 @@ static inline void hostile_kick(void *opaque)
 }
 
 /* What would follow -device: a type, more options, and another one that needs it (a port), or NULL.
- * h->cfg may hold what they need (drives, chardevs). */
+ * drive=d is a scratch image, netdev=n a stream that returns what it is given. */
 struct hostile_device {
 	const char *name, *options, *then;
-	bool network; /* there is a -netdev called n0 */
 };
 
-/* The other end of the cable. Hello frames come back, too: it takes offloads. */
+/* Hello frames come back, too: the other end takes offloads. */
 static inline void *hostile_echo(void *opaque)
 {
-	struct hostile *h = opaque;
+	const struct hostile *h = opaque;
 	static u8 buf[65536];
 	ssize_t n;
 
-	while ((n = recv(h->cable[1], buf, sizeof(buf), 0)) > 0)
-		if (send(h->cable[1], buf, (size_t)n, MSG_NOSIGNAL) < 0)
+	while ((n = recv(h->wire, buf, sizeof(buf), 0)) > 0)
+		if (send(h->wire, buf, (size_t)n, MSG_NOSIGNAL) < 0)
 			break;
 	return NULL;
 }
 
-static inline void hostile_plug_cable(struct hostile *h)
+static inline void hostile_back_ends(struct hostile *h)
 {
-	BUG_ON(socketpair(AF_UNIX, SOCK_STREAM, 0, h->cable));
-	BUG_ON(pthread_create(&h->echo, NULL, hostile_echo, h));
-	snprintf(h->netdev, sizeof(h->netdev), "socket,id=n0,fd=%d", h->cable[0]);
-	h->cfg.netdev[h->cfg.netdev_count++] = h->netdev;
-	if (netdevs_create(h->vm, h->err, sizeof(h->err)))
-		bug_at("-netdev", 0, h->err);
-}
+	static char netdev[64], path[32];
+	int pair[2], disk;
 
-static inline void hostile_pull_cable(struct hostile *h)
-{
-	netdevs_destroy(h->vm);
-	if (!h->cfg.netdev_count)
-		return;
-	shutdown(h->cable[1], SHUT_RDWR);
-	pthread_join(h->echo, NULL);
-	close(h->cable[1]);
+	strcpy(path, "/tmp/hostile-XXXXXX");
+	disk = mkstemp(path);
+	BUG_ON(disk < 0 || ftruncate(disk, 4 * MIB));
+	close(disk);
+	h->image = path;
+	snprintf(h->drive, sizeof(h->drive), "file=%s,format=raw,if=none,id=d", path);
+	h->cfg.drive[0] = (struct drive_spec){.opt = "-drive", .text = h->drive};
+	h->cfg.drive_count = 1;
+	BUG_ON(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+	h->wire = pair[1];
+	BUG_ON(pthread_create(&h->echo, NULL, hostile_echo, h));
+	snprintf(netdev, sizeof(netdev), "socket,id=n,fd=%d", pair[0]);
+	h->cfg.netdev[0] = netdev;
+	h->cfg.netdev_count = 1;
+	if (drive_open_all(h->vm, h->err, sizeof(h->err)) ||
+	    netdevs_create(h->vm, h->err, sizeof(h->err)))
+		bug_at("back ends", 0, h->err);
 }
 
 static inline void hostile_init(struct hostile *h, const struct hostile_device *device)
@@ -185,8 +189,7 @@ static inline void hostile_init(struct hostile *h, const struct hostile_device *
 	h->cfg.device[h->cfg.device_count++] = "virtio-rng-pci,addr=6";
 	if (device->then)
 		h->cfg.device[h->cfg.device_count++] = device->then;
-	if (device->network)
-		hostile_plug_cable(h);
+	hostile_back_ends(h);
 	if (plug_devices(vm, h->err, sizeof(h->err)))
 		bug_at(device->name, 0, h->err);
 	pci_reset(&vm->pci);
@@ -195,7 +198,12 @@ static inline void hostile_init(struct hostile *h, const struct hostile_device *
 static inline void hostile_end(struct hostile *h)
 {
 	plug_destroy(h->vm);
-	hostile_pull_cable(h);
+	drive_close_all(h->vm);
+	netdevs_destroy(h->vm);
+	shutdown(h->wire, SHUT_RDWR);
+	pthread_join(h->echo, NULL);
+	close(h->wire);
+	unlink(h->image);
 	aio_destroy(h->vm->aio);
 	ram_destroy(&h->vm->ram);
 	free(h->vm);
@@ -455,6 +463,21 @@ static inline void hostile_chains(struct hostile *h)
 	hostile_put(h, 0x3000 + 4 * q, 2, q);
 }
 
+/* The network's other end: a frame, mostly of the length it says (netdev_stream.c). */
+static inline void hostile_frame(struct hostile *h)
+{
+	u8 frame[256] = {0};
+	size_t len = 4 + hostile_below(h, sizeof(frame) - 4);
+
+	for (unsigned i = 4; i + 8 <= sizeof(frame); i += 8)
+		memcpy(frame + i, &(u64){hostile_number(h)}, 8);
+	frame[3] = (u8)(len - 4);
+	if (hostile_below(h, 4096) == 0)
+		frame[0] = 1;
+	if (send(h->wire, frame, len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		return; /* nobody takes it */
+}
+
 static inline void hostile_step(struct hostile *h)
 {
 	switch (hostile_below(h, 32)) {
@@ -485,6 +508,7 @@ static inline void hostile_step(struct hostile *h)
 			pci_reset(&h->vm->pci);
 		break;
 	case 12: hostile_queue_reset(h); break;
+	case 13: hostile_frame(h); break;
 	default: hostile_chains(h); break;
 	}
 	if (h->vm->pci.dev[HOSTILE_SLOT] &&
@@ -496,14 +520,14 @@ static inline void hostile_step(struct hostile *h)
 /* --- whom it does it to: a new device is one line here, for the unit test and the fuzzer --- */
 
 static const struct hostile_device hostile_devices[] = {
-    {"virtio-rng-pci", "", NULL, false},
-    {"virtio-rng-pci", ",vectors=0,event_idx=off,indirect_desc=off,max-bytes=5000,period=1", NULL,
-     false},
-    {"virtio-balloon-pci", ",free-page-reporting=on,guest-stats-polling-interval=1", NULL, false},
-    {"virtio-serial-pci", ",max_ports=3", "virtserialport,name=a.b", false},
-    {"virtio-serial-pci", "", "virtconsole", false},
-    {"virtio-net-pci", ",netdev=n0", NULL, true},
-    {"virtio-net-pci", ",netdev=n0,mrg_rxbuf=off,guest_csum=off,csum=off,ctrl_vq=off", NULL, true},
+    {"virtio-rng-pci", "", NULL},
+    {"virtio-rng-pci", ",vectors=0,event_idx=off,indirect_desc=off,max-bytes=5000,period=1", NULL},
+    {"virtio-balloon-pci", ",free-page-reporting=on,guest-stats-polling-interval=1", NULL},
+    {"virtio-blk-pci", ",drive=d", NULL},
+    {"virtio-net-pci", ",netdev=n", NULL},
+    {"virtio-net-pci", ",netdev=n,mrg_rxbuf=off,guest_csum=off,csum=off,ctrl_vq=off", NULL},
+    {"virtio-serial-pci", ",max_ports=3", "virtserialport,name=a.b"},
+    {"virtio-serial-pci", "", "virtconsole"},
 };
 
 #endif
