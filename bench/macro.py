@@ -43,7 +43,7 @@ def prepare(args, work):
     image = os.path.join(work, "disk.img")
     subprocess.run(["cp", "--sparse=always", "--reflink=auto",
                     os.path.join(args.guests, "bench.img"), image], check=True)
-    commands = ["mkdir bench", "mkdir bench/src", "cd bench",
+    commands = ["mkdir bench", "mkdir bench/src", "mkdir bench/work", "cd bench",
                 f"write {HERE}/macro_rows.sh run", "set_inode_field run mode 0100755", "cd src"]
     for folder in SOURCES:
         path = os.path.join(HERE, "..", folder)
@@ -77,7 +77,9 @@ def commands(args, image, work):
                      "console=tty0", "panic=-1", "quiet", "init=/bench/run"]}
     chosen = args.engines.split(",")
     if "host" in chosen and os.getuid() == 0:
-        found["host"] = ["chroot", tree(image, work), "/bench/run", "host"]
+        found["host"] = ["unshare", "-m", "sh", "-c", 'mount --bind /dev "$0/dev" && '
+                         'mount -t tmpfs tmpfs "$0/bench/work" && exec chroot "$0" /bench/run host',
+                         tree(image, work)]
     return {name: found[name] for name in chosen if name in found}
 
 

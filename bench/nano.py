@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Cycles per operation of a kernel: ringshift, QEMU TCG and the bare host beside each other.
 
-    bench/nano.py [--build build] [--runs N] [--rows NAME,...] [--json FILE]
+    bench/nano.py [--build build] [--low] [--runs N] [--rows NAME,...] [--json FILE]
 
 Builds the guest bench/nano/ (target bench_nano), runs the same image under `ringshift -accel bt`,
 `-accel step` and QEMU TCG, in alternation, N times, and prints the median of the runs. "native" are
 the same instructions in a process on the host. "bt/TCG" below 1: we win. The last rows are what the
-host kernel takes for what the monitor asks of it.
+host kernel takes for what the monitor asks of it. --low: the guest runs at its physical addresses, in
+the lower half, as boot code and many small kernels do.
 """
 import argparse
 import json
@@ -28,7 +29,7 @@ PUBLISHED = {"call_ret": 51, "port_in": 214, "page_fault": 3927, "pte_change": 3
 
 
 def engines(args):
-    image = os.path.join(args.build, "bench/nano/nano")
+    image = os.path.join(args.build, "bench/nano", "nano_low" if args.low else "nano")
     ringshift = os.path.join(args.build, "ringshift")
     guest = MACHINE + ["-kernel", image]
     found = {"bt": [ringshift, "-accel", "bt"] + guest,
@@ -97,6 +98,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", default="build", help="build directory (default: build)")
+    parser.add_argument("--low", action="store_true", help="run in the lower half")
     parser.add_argument("--no-build", action="store_true", help="take the guest as it is")
     parser.add_argument("--qemu", default="qemu-system-x86_64")
     parser.add_argument("--engines", default="bt,step,TCG,native", help="default: %(default)s")

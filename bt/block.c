@@ -30,31 +30,45 @@ static u32 front_index(u64 pc)
 	return (u16)((u32)pc + __builtin_bswap32(pc));
 }
 
+/* The tag of a place that holds nothing: that of a PC which belongs elsewhere. PC 0, of tag 0, has
+ * index 0, and PC -1, of tag 1, another one. */
+static u64 front_empty(u32 i)
+{
+	return i == 0;
+}
+
 static void front_set(struct bt *bt, u64 pc, u64 host)
 {
-	bt->front_tag[front_index(pc)] = -pc;
-	bt->front_host[front_index(pc)] = host;
+	enum regime r = regime_of(pc);
+	u32 i = front_index(pc);
+
+	bt->front_tag[r][i] = -pc;
+	bt->front_host[r][i] = host;
 }
 
 static u64 front_get(const struct bt *bt, u64 pc)
 {
+	enum regime r = regime_of(pc);
 	u32 i = front_index(pc);
 
-	return bt->front_tag[i] == -pc ? bt->front_host[i] : 0;
+	return bt->front_tag[r][i] == -pc ? bt->front_host[r][i] : 0;
 }
 
 static void front_drop(struct bt *bt, u64 pc)
 {
-	if (bt->front_tag[front_index(pc)] == -pc)
-		bt->front_tag[front_index(pc)] = 1; /* no PC */
+	u32 i = front_index(pc);
+	u64 *tag = &bt->front_tag[regime_of(pc)][i];
+
+	if (*tag == -pc)
+		*tag = front_empty(i);
 }
 
-static void front_clear(struct bt *bt)
+static void front_clear(struct bt *bt, enum regime r)
 {
 	u32 i;
 
 	for (i = 0; i < BT_FRONT_SIZE; i++)
-		bt->front_tag[i] = 1;
+		bt->front_tag[r][i] = front_empty(i);
 }
 
 /* --- dropping --- */
@@ -163,6 +177,7 @@ static void va_drop(struct bt *bt, struct code_va *v)
 	page_drop(bt, v, 0, PAGE_SIZE);
 	unlink_alias(bt, v);
 	bt->n_non_global -= !v->global;
+	bt->n_pages[regime_of(v->page)]--;
 	HASH_DEL(bt->pages, v);
 	free(v);
 }
@@ -181,6 +196,24 @@ static bool still_there(struct bt *bt, struct code_va *v)
 	return true;
 }
 
+/* Guests invalidate data far more often than code. No page is larger than 1 GiB. */
+static bool may_have_pages(const struct bt *bt, gva_t va)
+{
+	enum regime r = regime_of(va);
+
+	return bt->n_pages[r] && va / GIB >= bt->first_gib[r] && va / GIB <= bt->last_gib[r];
+}
+
+static void count_page(struct bt *bt, gva_t page)
+{
+	enum regime r = regime_of(page);
+	u64 gib = page / GIB;
+
+	bt->first_gib[r] = bt->n_pages[r] ? MIN(bt->first_gib[r], gib) : gib;
+	bt->last_gib[r] = bt->n_pages[r] ? MAX(bt->last_gib[r], gib) : gib;
+	bt->n_pages[r]++;
+}
+
 void bt_revalidate(struct cpu *c, gva_t va, enum bt_scope scope)
 {
 	struct bt *bt = c->translator;
@@ -188,8 +221,8 @@ void bt_revalidate(struct cpu *c, gva_t va, enum bt_scope scope)
 
 	if (!bt || (scope == BT_NON_GLOBAL && !bt->n_non_global))
 		return;
-	if (scope == BT_PAGE && (u64)(s64)(s32)va != va)
-		return; /* not an address that is translated: bt_eligible */
+	if (scope == BT_PAGE && !may_have_pages(bt, va))
+		return;
 	HASH_ITER(hh, bt->pages, v, tmp)
 	{
 		bool concerned = scope == BT_ALL || (scope == BT_NON_GLOBAL && !v->global) ||
@@ -203,11 +236,15 @@ void bt_revalidate(struct cpu *c, gva_t va, enum bt_scope scope)
 void bt_flush(struct bt *bt)
 {
 	struct code_va *v, *tmp;
+	enum regime r;
 	u32 i;
 
 	HASH_CLEAR(hh, bt->blocks);
-	if (bt->n_blocks >= BT_FRONT_SIZE / 16)
-		front_clear(bt);
+	for (r = 0; r < REGIMES; r++) {
+		if (bt->n_of[r] >= BT_FRONT_SIZE / 16)
+			front_clear(bt, r);
+		bt->n_of[r] = bt->n_pages[r] = 0;
+	}
 	for (i = 0; i < bt->n_blocks; i++) {
 		front_drop(bt, bt->by_host[i]->pc);
 		free(bt->by_host[i]->recovery);
@@ -224,6 +261,12 @@ void bt_flush(struct bt *bt)
 	bt->generation++;
 	bt->used = bt->fixed;
 	bt->c->stats->n[STAT_bt_flushes]++;
+}
+
+void bt_forget(struct cpu *c)
+{
+	if (c->translator)
+		bt_flush(c->translator);
 }
 
 /* --- finding --- */
@@ -248,6 +291,7 @@ static struct code_va *va_get(struct bt *bt, gva_t page, gpa_t gpa)
 			v->global = false, bt->n_non_global++;
 		v->alias = bt->by_gpa[gpa >> 12];
 		bt->by_gpa[gpa >> 12] = v;
+		count_page(bt, page);
 		HASH_ADD(hh, bt->pages, page, sizeof(v->page), v);
 	}
 	return v;
@@ -295,6 +339,7 @@ static void block_enlist(struct bt *bt, struct block *b, gpa_t gpa, const struct
 		b->end_va->ending = b;
 	}
 	bt->by_host[bt->n_blocks++] = b;
+	bt->n_of[regime_of(b->pc)]++;
 	HASH_ADD(hh, bt->blocks, pc, sizeof(b->pc), b);
 }
 
@@ -390,12 +435,12 @@ void bt_drop_at(struct bt *bt, u64 pc)
 void bt_free(struct cpu *c)
 {
 	struct bt *bt = c->translator;
+	enum regime r;
 
 	if (!bt)
 		return;
-	if (bt->by_host && bt->by_gpa && bt->front_tag)
+	if (bt->by_host && bt->by_gpa && bt->front_tag[R64H] && bt->front_tag[R64L])
 		bt_flush(bt);
-	shadow_free(bt->shadow);
 	lockstep_free(bt->lockstep);
 	c->mmu.shadow = NULL;
 	c->mmu.watch_writes = false;
@@ -408,8 +453,11 @@ void bt_free(struct cpu *c)
 	free(bt->by_host);
 	ram_page_array_free(c->mmu.ram, bt->by_gpa, sizeof(bt->by_gpa[0]));
 	free(bt->links);
-	free(bt->front_tag);
-	free(bt->front_host);
+	for (r = 0; r < REGIMES; r++) {
+		shadow_free(bt->shadows[r]);
+		free(bt->front_tag[r]);
+		free(bt->front_host[r]);
+	}
 	bt_forget_sites(bt);
 	free(bt);
 	c->translator = NULL;
@@ -435,6 +483,7 @@ int bt_configure(struct cpu *c, const struct bt_options *o)
 
 	bt->one_insn = o->one_insn;
 	bt->no_chain = o->no_chain || o->lockstep;
+	bt->switch_freely = o->switch_freely;
 	bt->flush_every = o->flush_every;
 	bt->check_recovery = o->check_recovery;
 	if (o->cache_size)
@@ -449,6 +498,24 @@ int bt_configure(struct cpu *c, const struct bt_options *o)
 bool bt_host_can(void)
 {
 	return getauxval(AT_HWCAP2) & 2; /* HWCAP2_FSGSBASE */
+}
+
+static bool regime_init(struct bt *bt, enum regime r, const struct shadow_range *range)
+{
+	struct ram *ram = bt->c->mmu.ram;
+
+	bt->front_tag[r] = calloc(BT_FRONT_SIZE, sizeof(u64));
+	bt->front_host[r] = calloc(BT_FRONT_SIZE, sizeof(u64));
+	bt->shadows[r] = shadow_new(ram, bt->c->stats, range, &shadow_host_ops, ram);
+	if (!bt->front_tag[r] || !bt->front_host[r] || !bt->shadows[r])
+		return false;
+	bt->front_tag[r][0] = front_empty(0); /* the others are */
+	return true;
+}
+
+static u64 front_reach(const struct bt *bt, enum regime r)
+{
+	return (u64)bt->front_tag[r] | (u64)bt->front_host[r];
 }
 
 int bt_init(struct cpu *c, void *area)
@@ -466,26 +533,20 @@ int bt_init(struct cpu *c, void *area)
 	bt->by_host = calloc(MAX_BLOCKS, sizeof(bt->by_host[0]));
 	bt->by_gpa = ram_page_array(c->mmu.ram, sizeof(bt->by_gpa[0]));
 	bt->links = calloc(MAX_LINKS, sizeof(bt->links[0]));
-	bt->front_tag = calloc(BT_FRONT_SIZE, sizeof(u64));
-	bt->front_host = calloc(BT_FRONT_SIZE, sizeof(u64));
-	bt->shadow =
-	    shadow_new(c->mmu.ram, c->stats, &shadow_kernel_half, &shadow_host_ops, c->mmu.ram);
-	if (bt->by_host && bt->by_gpa && bt->links && bt->front_tag && bt->front_host && bt->shadow)
+	if (bt->by_host && bt->by_gpa && bt->links && regime_init(bt, R64H, &shadow_kernel_half) &&
+	    regime_init(bt, R64L, &shadow_low_window))
 		err = map_area(bt, area);
 	/* Emitted code reaches all of these by absolute 31-bit addresses. */
-	if (!err && (((u64)c | (u64)c->stats | (u64)bt->front_tag | (u64)bt->front_host) >> 31))
+	if (!err &&
+	    (((u64)c | (u64)c->stats | front_reach(bt, R64H) | front_reach(bt, R64L)) >> 31))
 		err = -EFAULT;
 	if (err) {
 		bt_free(c);
 		return err;
 	}
-	/* Nothing of ours uses GS: it keeps what translated code wants, which saves 30 cycles at
-	 * each entry. */
-	asm volatile("wrgsbase %0" ::"r"(SHADOW_BIAS));
 	memset(c->bt.vec_missing, 1, sizeof(c->bt.vec_missing));
 	bt_emit_common(bt);
 	bt->n_links = 1; /* link 0: none */
-	front_clear(bt);
-	c->mmu.shadow = bt->shadow;
+	regime_enter(bt, R64H);
 	return 0;
 }

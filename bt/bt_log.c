@@ -61,6 +61,10 @@ static const char *field_at(const struct cpu *c, u64 addr, char buf[32])
 	    FIELD(bt.fs_base),
 	    FIELD(bt.host_fs),
 	    FIELD(bt.step),
+	    FIELD(bt.op),
+	    FIELD(bt.unfit),
+	    FIELD(bt.distance[0]),
+	    FIELD(bt.distance[1]),
 	    FIELD(bt.link),
 	    FIELD(seg),
 	    FIELD(cr0),
@@ -91,9 +95,10 @@ static const char *place_name(const struct bt *bt, u64 addr, char buf[32])
 
 	if (off == bt->exit_at)
 		return "exit";
-	if (off == bt->lookup_at)
+	if (off == bt->lookup_at[R64H] || off == bt->lookup_at[R64L])
 		return "lookup";
-	if (off == bt->light_at)
+	if (off == bt->light_at[LIGHT_FS_BACK] || off == bt->light_at[LIGHT_FS_LEFT] ||
+	    off == bt->light_at[LIGHT_FS_HOST])
 		return "light callout";
 	if (off == bt->miss_at || off == bt->miss_leave_at)
 		return "checked_miss";
@@ -117,9 +122,11 @@ static void annotate(const struct bt *bt, const struct insn *in, u64 pc, char *o
 	else if (in->has_mem && in->base == REG_NONE && in->seg != SEG_GS && in->seg != SEG_FS) {
 		if (in->index == REG_NONE)
 			what = field_at(bt->c, in->disp, buf);
-		else if (in->disp == (s64)(uintptr_t)bt->front_tag)
+		else if (in->disp == (s64)(uintptr_t)bt->front_tag[R64H] ||
+			 in->disp == (s64)(uintptr_t)bt->front_tag[R64L])
 			what = "front_tag";
-		else if (in->disp == (s64)(uintptr_t)bt->front_host)
+		else if (in->disp == (s64)(uintptr_t)bt->front_host[R64H] ||
+			 in->disp == (s64)(uintptr_t)bt->front_host[R64L])
 			what = "front_host";
 	}
 	if (what)
@@ -193,16 +200,17 @@ static u32 host_start(const struct block *b, u32 g, u32 otherwise)
 /* Area offset of the first stub: where the state is nobody's and RIP is set. */
 static u32 stubs_start(const struct bt *bt, const struct block *b)
 {
-	static const u8 set_rip[] = {0x48, 0xc7, 0x04, 0x25};
+	static const u8 set_rip[] = {0xc7, 0x04, 0x25}; /* as a whole, behind REX.W, or by halves */
 	u32 rip = (u32)(uintptr_t)&bt->c->rip;
 	unsigned i;
 
 	for (i = 0; i < b->n_recovery; i++) {
 		const u8 *p = bt->rw + b->host + b->recovery[i].host;
 
+		p += *p == 0x48;
 		if ((b->recovery[i].spills & RECOVER_NEVER) &&
 		    b->host + b->recovery[i].host + 8 <= b->tail &&
-		    !memcmp(p, set_rip, sizeof(set_rip)) && !memcmp(p + 4, &rip, sizeof(rip)))
+		    !memcmp(p, set_rip, sizeof(set_rip)) && !memcmp(p + 3, &rip, sizeof(rip)))
 			return b->host + b->recovery[i].host;
 	}
 	return b->tail;
@@ -325,6 +333,8 @@ void bt_log_watch_shadow(struct cpu *c)
 {
 	bool on = c->translator && (c->engine->log_items & LOG_MMU);
 
-	if (c->translator)
-		shadow_watch(c->translator->shadow, on ? on_shadow_event : NULL, c);
+	enum regime r;
+
+	for (r = 0; c->translator && r < REGIMES; r++)
+		shadow_watch(c->translator->shadows[r], on ? on_shadow_event : NULL, c);
 }

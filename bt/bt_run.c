@@ -8,13 +8,6 @@
 #include "mem.h"
 #include "translate.h"
 
-/* A guest GS base to which the bias can be added: one of the upper half, or one (0, mostly) that
- * leads to the topmost GiB of the host's half, where nothing is mapped. */
-static bool fits_fs(u64 base)
-{
-	return base >= SHADOW_FIRST || base < GIB;
-}
-
 /* Why the code at c->rip is stepped; STAT_stepped_callout: it need not be. */
 static ALWAYS_INLINE enum stat_id why_stepped(const struct cpu *c)
 {
@@ -24,12 +17,14 @@ static ALWAYS_INLINE enum stat_id why_stepped(const struct cpu *c)
 		return STAT_stepped_ring3;
 	if (c->cpl || c->mode != INSN_MODE_64)
 		return STAT_stepped_mode;
-	if ((s64)c->rip >= 0 || (u64)(s64)(s32)c->rip != c->rip)
+	if (!regime_has(c->rip))
 		return STAT_stepped_rip;
 	if (c->sflags & ~(u64)FL_IF)
 		return STAT_stepped_flags;
-	if (!fits_fs(c->seg[SEG_GS].base))
+	if (!regime_fits_fs(regime_of(c->rip), c->seg[SEG_GS].base))
 		return STAT_stepped_gs;
+	if (!regime_may_enter(c->translator, regime_of(c->rip)))
+		return STAT_stepped_regime;
 	return STAT_stepped_callout;
 }
 
@@ -66,13 +61,16 @@ static void step_one(struct cpu *c, enum bt_step why)
 }
 
 /* What the entry code takes from the context, beside the registers. */
-static void prepare_entry(struct cpu *c)
+static void prepare_entry(struct bt *bt)
 {
-	c->bt.fs_base = c->seg[SEG_GS].base + SHADOW_BIAS;
-	c->bt.no_swap = !fits_fs(c->kernel_gs_base);
+	struct cpu *c = bt->c;
+
+	c->bt.fs_base = c->seg[SEG_GS].base + bt->bias;
+	c->bt.no_swap = !regime_fits_fs(bt->regime, c->kernel_gs_base);
+	c->bt.unfit = 0; /* bt_eligible */
 	fpu_denied(c, c->bt.vec_denied);
 	c->bt.flags = (u8)c->aflags << 8 | (c->aflags >> 11 & 1);
-	c->gpr[GPR_RSP] += SHADOW_BIAS;
+	c->gpr[GPR_RSP] += bt->bias;
 }
 
 /* A RET or indirect transfer to an address that is not canonical: it faults, so it has done
@@ -81,18 +79,21 @@ static void take_back_transfer(struct cpu *c)
 {
 	c->rip = c->bt.from;
 	c->gpr[GPR_RSP] -= c->bt.moved;
-	c->bt.step = 1;
+	c->bt.step = STEP_CALLOUT;
+	c->bt.op = 0;
 }
 
 void bt_enter(struct bt *bt, u64 host)
 {
 	struct cpu *c = bt->c;
 
+	if (unlikely(regime_of(c->rip) != bt->regime))
+		regime_enter(bt, regime_of(c->rip));
 	c->bt.step = c->bt.link = 0;
-	prepare_entry(c);
+	prepare_entry(bt);
 	c->stats->n[STAT_bt_entries]++;
 	bt->enter(host);
-	c->gpr[GPR_RSP] -= SHADOW_BIAS;
+	c->gpr[GPR_RSP] -= bt->bias;
 	c->aflags &= FL_ARITH;
 	if (unlikely(!cpu_canonical(c->rip)))
 		take_back_transfer(c);
@@ -109,17 +110,17 @@ bool bt_light_callout(struct bt *bt)
 	u32 generation = bt->generation, drops = bt->drops;
 	u64 next;
 
-	c->gpr[GPR_RSP] -= SHADOW_BIAS;
+	c->gpr[GPR_RSP] -= bt->bias;
 	c->aflags &= FL_ARITH;
 	c->stats->n[STAT_bt_callouts]++;
 	next = op_step_callout(c);
 	if (c->rip != next || generation != bt->generation || drops != bt->drops ||
 	    atomic_load_explicit(&c->attention, memory_order_relaxed) || !bt_eligible(c)) {
-		c->gpr[GPR_RSP] += SHADOW_BIAS; /* as bt_enter wants it */
+		c->gpr[GPR_RSP] += bt->bias; /* as bt_enter wants it */
 		return false;
 	}
 	c->stats->n[STAT_bt_light_callouts]++;
-	prepare_entry(c);
+	prepare_entry(bt);
 	return true;
 }
 
@@ -137,7 +138,8 @@ void bt_run(struct cpu *c)
 				link = 0;
 				continue;
 			}
-			if (link && generation == bt->generation && !bt->no_chain)
+			if (link && generation == bt->generation && !bt->no_chain &&
+			    regime_of(c->rip) == bt->regime)
 				bt_link(bt, link, host);
 			bt_enter(bt, host);
 		}

@@ -23,6 +23,7 @@ struct bt_options {
 	u64 lockstep;    /* executions of each block that are compared with stepping; 0: none */
 	bool one_insn;   /* per block */
 	bool no_chain;
+	bool switch_freely;  /* between the halves of the address space, however often */
 	bool check_recovery; /* of each block as it is made */
 };
 MUST_CHECK int bt_configure(struct cpu *c, const struct bt_options *o);
@@ -31,6 +32,9 @@ MUST_CHECK int bt_configure(struct cpu *c, const struct bt_options *o);
  * where they were. va matters for BT_PAGE. */
 enum bt_scope { BT_PAGE, BT_NON_GLOBAL, BT_ALL };
 void bt_revalidate(struct cpu *c, gva_t va, enum bt_scope scope);
+
+/* Something that translations rely on has changed (CR4.FSGSBASE): drop them all. */
+void bt_forget(struct cpu *c);
 
 /* Can the code at c->rip be translated as things stand? */
 bool bt_eligible(const struct cpu *c);

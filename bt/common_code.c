@@ -16,6 +16,29 @@ static void emit_wrfsbase_rax(struct emit *e)
  * Attention may have been set since bt_run looked: the entry looks once more, from a place where a
  * kick's handler knows what to do (bt_on_kick). Until the jump the guest's state is in the context.
  */
+static void emit_entered(struct tr *t, bool fs)
+{
+	struct emit *e = &t->e;
+	unsigned i;
+
+	emit_bytes(e, "\x8b\x0c\x25", 3); /* mov ecx, [attention] */
+	emit_u32(e, CTX(t->bt, attention));
+	emit_bytes(e, "\xe3\x05", 2); /* jrcxz over the jump */
+	tr_jmp_to(t, t->bt->leave_at);
+	emit_store_abs(e, GPR_RDI, CTX(t->bt, bt.jump));
+	if (fs) {
+		emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.fs_base));
+		emit_wrfsbase_rax(e);
+	}
+	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.flags));
+	emit_bytes(e, "\x04\x7f", 2); /* add al, 127: OF */
+	emit_bytes(e, "\x9e", 1);     /* sahf: the rest, 8 cycles sooner than POPF */
+	for (i = 0; i < 16; i++)
+		emit_load_abs(e, i, CTX(t->bt, gpr[i]));
+	emit_bytes(e, "\xff\x24\x25", 3); /* jmp [bt.jump] */
+	emit_u32(e, CTX(t->bt, bt.jump));
+}
+
 static void emit_enter(struct tr *t)
 {
 	struct emit *e = &t->e;
@@ -24,21 +47,10 @@ static void emit_enter(struct tr *t)
 	for (i = 0; i < ARRAY_LEN(kept_by_c); i++)
 		emit_push(e, kept_by_c[i]);
 	emit_store_abs(e, GPR_RSP, CTX(t->bt, host_rsp));
+	t->bt->entered_fs_at = e->p - t->bt->rw;
+	emit_entered(t, true);
 	t->bt->entered_at = e->p - t->bt->rw;
-	emit_bytes(e, "\x8b\x0c\x25", 3); /* mov ecx, [attention] */
-	emit_u32(e, CTX(t->bt, attention));
-	emit_bytes(e, "\xe3\x05", 2); /* jrcxz over the jump */
-	tr_jmp_to(t, t->bt->leave_at);
-	emit_store_abs(e, GPR_RDI, CTX(t->bt, bt.jump));
-	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.fs_base));
-	emit_wrfsbase_rax(e);
-	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.flags));
-	emit_bytes(e, "\x04\x7f", 2); /* add al, 127: OF */
-	emit_bytes(e, "\x9e", 1);     /* sahf: the rest, 8 cycles sooner than POPF */
-	for (i = 0; i < 16; i++)
-		emit_load_abs(e, i, CTX(t->bt, gpr[i]));
-	emit_bytes(e, "\xff\x24\x25", 3); /* jmp [bt.jump] */
-	emit_u32(e, CTX(t->bt, bt.jump));
+	emit_entered(t, false);
 	t->bt->enter_end = e->p - t->bt->rw;
 }
 
@@ -80,15 +92,17 @@ static void emit_exit(struct tr *t)
  * and the block goes on at bt.jump. A kick that comes in between just returns: the C function looks
  * at attention, and so does the entry.
  */
-static void emit_light(struct tr *t)
+static void emit_light(struct tr *t, enum light kind)
 {
 	struct emit *e = &t->e;
 	u64 f = (u64)(uintptr_t)bt_light_callout;
 
-	t->bt->light_at = e->p - t->bt->rw;
+	t->bt->light_at[kind] = e->p - t->bt->rw;
 	emit_save(t);
-	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.host_fs));
-	emit_wrfsbase_rax(e);
+	if (kind != LIGHT_FS_HOST) {
+		emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.host_fs));
+		emit_wrfsbase_rax(e);
+	}
 	emit_bytes(e, "\xfc", 1); /* cld */
 	tr_emit_vector_save(t);
 	emit_movabs(e, GPR_RDI, (u64)(uintptr_t)t->bt);
@@ -101,24 +115,24 @@ static void emit_light(struct tr *t)
 	emit_bytes(e, "\x75\x05", 2);                     /* jnz over the jump */
 	tr_jmp_to(t, t->bt->leave_at);
 	emit_load_abs(e, GPR_RDI, CTX(t->bt, bt.jump));
-	tr_jmp_to(t, t->bt->entered_at);
+	tr_jmp_to(t, kind == LIGHT_FS_BACK ? t->bt->entered_fs_at : t->bt->entered_at);
 	t->bt->light_end = e->p - t->bt->rw;
 }
 
 /* RAX: guest target; RAX, RCX, RDX spilled. */
-static void emit_lookup(struct tr *t)
+static void emit_lookup(struct tr *t, enum regime r)
 {
 	struct emit *e = &t->e;
 	struct bt *bt = t->bt;
 	u8 *to_miss;
 
-	bt->lookup_at = e->p - bt->rw;
+	bt->lookup_at[r] = e->p - bt->rw;
 	emit_bytes(e, "\x89\xc1", 2);         /* mov ecx, eax */
 	emit_bytes(e, "\x0f\xc9", 2);         /* bswap ecx */
 	emit_bytes(e, "\x8d\x0c\x08", 3);     /* lea ecx, [rax+rcx] */
 	emit_bytes(e, "\x0f\xb7\xc9", 3);     /* movzx ecx, cx */
 	emit_bytes(e, "\x48\x8b\x14\xcd", 4); /* mov rdx, [front_tag + rcx*8] */
-	emit_u32(e, (u32)(uintptr_t)bt->front_tag);
+	emit_u32(e, (u32)(uintptr_t)bt->front_tag[r]);
 	emit_bytes(e, "\x48\x8d\x14\x10", 4); /* lea rdx, [rax+rdx]: 0 if it is the tag */
 	emit_bytes(e, "\x48\x87\xca", 3);     /* xchg rdx, rcx */
 	emit_bytes(e, "\xe3\x05", 2);         /* jrcxz hit */
@@ -126,7 +140,7 @@ static void emit_lookup(struct tr *t)
 	to_miss = e->p;
 	emit_u32(e, 0);
 	emit_bytes(e, "\x48\x8b\x0c\xd5", 4); /* hit: mov rcx, [front_host + rdx*8] */
-	emit_u32(e, (u32)(uintptr_t)bt->front_host);
+	emit_u32(e, (u32)(uintptr_t)bt->front_host[r]);
 	emit_store_abs(e, GPR_RCX, CTX(bt, bt.jump));
 	emit_load_abs(e, GPR_RAX, CTX(bt, bt.spill[0]));
 	emit_load_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
@@ -157,14 +171,17 @@ static void emit_flags_table(struct tr *t)
 void bt_emit_common(struct bt *bt)
 {
 	struct tr t = {.bt = bt};
+	enum light kind;
 
 	t.start = bt->rw + bt->used;
 	t.e = (struct emit){.p = t.start, .end = t.start + BT_BLOCK_ROOM};
 	emit_exit(&t);
 	bt->enter = (void (*)(u64))(void *)(bt->rx + (t.e.p - bt->rw));
 	emit_enter(&t);
-	emit_light(&t);
-	emit_lookup(&t);
+	for (kind = 0; kind < LIGHTS; kind++)
+		emit_light(&t, kind);
+	emit_lookup(&t, R64H);
+	emit_lookup(&t, R64L);
 	emit_flags_table(&t);
 	tr_emit_checked_miss(&t);
 	tr_emit_vector_load(&t);

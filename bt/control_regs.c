@@ -89,7 +89,10 @@ void cr4_write(struct cpu *c, u64 val)
 		load_pdptes(c, c->cr3);
 	c->cr4 = val;
 	c->stats->n[STAT_cr_writes]++;
+	cpu_forget_cpuid(c);
 	cpu_update_paging(c);
+	if (changed & CR4_FSGSBASE)
+		bt_forget(c);
 	bt_revalidate(c, 0, BT_ALL);
 	cpu_update_mode(c);
 }

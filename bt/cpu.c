@@ -33,6 +33,7 @@ void cpu_reset(struct cpu *c)
 	c->cr0 = CR0_ET | CR0_NW | CR0_CD;
 	c->cr2 = c->cr3 = c->cr4 = c->efer = 0;
 	c->xcr0 = 1;
+	cpu_forget_cpuid(c);
 	memset(c->dr, 0, sizeof(c->dr));
 	c->dr[6] = 0xffff0ff0;
 	c->dr[7] = 0x400;
@@ -96,6 +97,15 @@ void cpu_unsupported(struct cpu *c, const char *fmt, ...)
 	c->exit = EXIT_UNSUPPORTED;
 	c->exc.vector = EXC_NONE;
 	__builtin_longjmp(c->unwind, 1);
+}
+
+/* A question that belongs into another place. */
+void cpu_forget_cpuid(struct cpu *c)
+{
+	unsigned i;
+
+	for (i = 0; i < CPUID_ANSWERS; i++)
+		c->bt.cpuid[i].asked = i ^ 1;
 }
 
 /* DR7: L0..G3 of any breakpoint whose R/W field is not "execution", i.e. data or I/O. */

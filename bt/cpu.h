@@ -83,6 +83,13 @@ struct vec_state {
 	u32 mxcsr;
 };
 
+/* An MSR that is a word in memory, and what may be written to it. */
+enum msr_rule { MSR_WRITE_ANY, MSR_WRITE_32, MSR_WRITE_CANONICAL, MSR_WRITE_OTHER };
+struct msr_word {
+	u64 *place;
+	enum msr_rule writes; /* OTHER: ask msr_write */
+};
+
 /* What the processor asks of the machine around it. */
 struct cpu_ops {
 	u32 (*port_read)(void *vm, u16 port, unsigned size);
@@ -97,6 +104,9 @@ struct cpu_ops {
 	/* 0, or -1: #GP. Called for every RDMSR and WRMSR. */
 	int (*msr_read)(void *vm, u32 index, u64 *val);
 	int (*msr_write)(void *vm, u32 index, u64 val);
+	/* Is the MSR a word that can be read, and written by its rule, without asking? NULL: none.
+	 */
+	bool (*msr_word)(void *vm, u32 index, struct msr_word *w);
 	/* VMCALL/VMMCALL: result for RAX. */
 	u64 (*hypercall)(void *vm, u64 nr, const u64 args[4]);
 	u64 (*tsc)(void *vm);        /* guest TSC */
@@ -129,6 +139,12 @@ enum intr_shadow {
 
 #define VEC_CLASSES     3 /* SSE, AVX, AVX-512 */
 #define VEC_ALL_MISSING 0x01010101u
+
+#define CPUID_ANSWERS 8u
+struct cpuid_answer {
+	u64 asked; /* leaf, subleaf << 32 */
+	u32 out[4];
+};
 
 struct bt;
 struct engine; /* the single-step engine's caches: decode, thunks (step.h) */
@@ -187,23 +203,27 @@ struct cpu {
 	void *vm;
 	struct stats *stats;
 	struct engine *engine;
-	struct bt *translator;  /* NULL: everything is stepped */
-	struct {                /* what translated code reads and writes by absolute address */
-		u64 spill[3];   /* RAX, RCX, RDX */
-		u64 flags;      /* to enter with: AH as SAHF takes it, AL 1 for OF */
-		u64 jump;       /* host address being jumped to */
-		u64 fs_base;    /* guest GS base, biased */
-		u64 no_swap;    /* 0: SWAPGS leads to a base that can be in FS */
-		u64 host_fs;    /* the monitor's thread pointer */
-		u64 step;       /* enum bt_step: why rip must be stepped, 0: it need not */
-		u64 site_flags; /* kept by a checked site: AH as by LAHF, AL 1 for OF */
-		u64 link;       /* direct exit that was taken, 0: none */
-		u64 from;       /* the last RET or indirect transfer */
-		u64 moved;      /* and what it has added to RSP */
+	struct bt *translator;   /* NULL: everything is stepped */
+	struct {                 /* what translated code reads and writes by absolute address */
+		u64 spill[3];    /* RAX, RCX, RDX */
+		u64 flags;       /* to enter with: AH as SAHF takes it, AL 1 for OF */
+		u64 jump;        /* host address being jumped to */
+		u64 fs_base;     /* guest GS base, biased */
+		u64 no_swap;     /* 0: SWAPGS leads to a base that can be in FS */
+		u64 unfit;       /* 0: the GS base is one that can */
+		u64 host_fs;     /* the monitor's thread pointer */
+		u64 step;        /* enum bt_step: why rip must be stepped, 0: it need not */
+		u64 op;          /* of a callout: its op's index, 0: to be fetched */
+		u64 site_flags;  /* kept by a checked site: AH as by LAHF, AL 1 for OF */
+		u64 distance[2]; /* a string's RDI, RSI: from the address to the host's */
+		u64 link;        /* direct exit that was taken, 0: none */
+		u64 from;        /* the last RET or indirect transfer */
+		u64 moved;       /* and what it has added to RSP */
 		/* Which vector instructions must not be executed on the host's registers, because
 		 * the guest's state is not in them or as CR0, CR4 and XCR0 stand (denied: for the
 		 * second reason alone). tr_vector.c */
 		u8 vec_missing[VEC_CLASSES + 1], vec_denied[VEC_CLASSES + 1];
+		struct cpuid_answer cpuid[CPUID_ANSWERS]; /* by the sum of leaf and subleaf */
 	} bt;
 
 	/* A pending raise, filled in before the longjmp. */
@@ -283,6 +303,8 @@ NORETURN void cpu_raise_soft(struct cpu *c, unsigned vector, u64 next_rip);
 /* Stop the VM with a named reason (printf format). */
 NORETURN void cpu_unsupported(struct cpu *c, const char *fmt, ...) PRINTF(2, 3);
 
+/* What CPUID answers may have changed. */
+void cpu_forget_cpuid(struct cpu *c);
 /* Recompute what depends on others: mode, user (from CS, CPL), slow (TF, DR7, shadow). Call after
  * changes of CS, CPL, EFER, CR0, VM, TF, DR7. */
 void cpu_update_mode(struct cpu *c);

@@ -30,6 +30,13 @@ static inline void emit_bytes(struct emit *e, const void *buf, unsigned n)
 		emit_u8(e, *b++);
 }
 
+/* A jump with 8 bits of displacement, which ends at `from`, leads here. */
+static inline void emit_here8(struct emit *e, u8 *from)
+{
+	BUG_ON(e->p - from > 127);
+	from[-1] = e->p - from;
+}
+
 static inline void emit_u32(struct emit *e, u32 v)
 {
 	emit_bytes(e, &v, 4);
@@ -199,6 +206,21 @@ static inline void emit_store_imm_abs(struct emit *e, u32 addr, u32 imm)
 	emit_bytes(e, "\x48\xc7\x04\x25", 4);
 	emit_u32(e, addr);
 	emit_u32(e, imm);
+}
+
+/* mov qword [abs32], imm64: two instructions if need be */
+static inline void emit_store_imm64_abs(struct emit *e, u32 addr, u64 imm)
+{
+	if ((u64)(s64)(s32)imm == imm) {
+		emit_store_imm_abs(e, addr, (u32)imm);
+		return;
+	}
+	emit_bytes(e, "\xc7\x04\x25", 3);
+	emit_u32(e, addr);
+	emit_u32(e, (u32)imm);
+	emit_bytes(e, "\xc7\x04\x25", 3);
+	emit_u32(e, addr + 4);
+	emit_u32(e, imm >> 32);
 }
 
 static inline void emit_movabs(struct emit *e, unsigned reg, u64 imm)

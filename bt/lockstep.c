@@ -40,6 +40,7 @@ enum how {
 
 struct regs {
 	u64 gpr[16], rip, aflags, sflags, gs, other_gs;
+	u64 fs, star, lstar, cstar, fmask, sysenter[3], tsc_aux; /* by WRMSR, WRFSBASE */
 };
 
 struct page {
@@ -88,7 +89,14 @@ static struct regs regs_of(const struct cpu *c)
 			 .aflags = c->aflags & FL_ARITH,
 			 .sflags = c->sflags,
 			 .gs = c->seg[SEG_GS].base,
-			 .other_gs = c->kernel_gs_base};
+			 .other_gs = c->kernel_gs_base,
+			 .fs = c->seg[SEG_FS].base,
+			 .star = c->star,
+			 .lstar = c->lstar,
+			 .cstar = c->cstar,
+			 .fmask = c->fmask,
+			 .sysenter = {c->sysenter_cs, c->sysenter_esp, c->sysenter_eip},
+			 .tsc_aux = c->tsc_aux};
 
 	memcpy(r.gpr, c->gpr, sizeof(r.gpr));
 	return r;
@@ -102,6 +110,15 @@ static void set_regs(struct cpu *c, const struct regs *r)
 	c->sflags = r->sflags;
 	c->seg[SEG_GS].base = r->gs;
 	c->kernel_gs_base = r->other_gs;
+	c->seg[SEG_FS].base = r->fs;
+	c->star = r->star;
+	c->lstar = r->lstar;
+	c->cstar = r->cstar;
+	c->fmask = r->fmask;
+	c->sysenter_cs = r->sysenter[0];
+	c->sysenter_esp = r->sysenter[1];
+	c->sysenter_eip = r->sysenter[2];
+	c->tsc_aux = r->tsc_aux;
 }
 
 static void keep_vector(struct lockstep *l, struct vec_state *v)
@@ -174,7 +191,8 @@ static bool differs_from_run_to_run(const struct insn *in) /* RDRAND RDSEED */
 
 /*
  * Translated code has stopped in the middle of a repeated string instruction, RCX at `left`: bring
- * the engine, which is in front of it, as far. A fault leaves the flags as they were before.
+ * the engine, which is in front of it, as far. A fault leaves the flags as they were before, unless
+ * the host does otherwise.
  */
 static NOINLINE void step_some_repetitions(struct lockstep *l, u64 left)
 {
@@ -186,7 +204,8 @@ static NOINLINE void step_some_repetitions(struct lockstep *l, u64 left)
 		op_step(c);
 	c->gpr[GPR_RCX] += left;
 	c->rip = rip;
-	c->aflags = aflags;
+	if (!c->host.rep_fault_flags)
+		c->aflags = aflags;
 }
 
 static bool in_repetition(struct lockstep *l, u64 left)
@@ -242,7 +261,7 @@ static NOINLINE void step(struct lockstep *l, u64 place)
 		u8 cpl;
 		bool nmi_blocked;
 	} saved = {.insns = c->insns, .cr2 = c->cr2, .cpl = c->cpl, .nmi_blocked = c->nmi_blocked};
-	u64 gs;
+	u64 gs, fs;
 
 	memcpy(saved.unwind, c->unwind, sizeof(saved.unwind));
 	memcpy(saved.seg, c->seg, sizeof(saved.seg));
@@ -261,8 +280,10 @@ static NOINLINE void step(struct lockstep *l, u64 place)
 	c->shadow = SHADOW_NONE;
 	/* IRET may have gone to another ring, where translated code leaves before it. */
 	gs = c->seg[SEG_GS].base;
+	fs = c->seg[SEG_FS].base;
 	memcpy(c->seg, saved.seg, sizeof(saved.seg));
 	c->seg[SEG_GS].base = gs;
+	c->seg[SEG_FS].base = fs;
 	c->cpl = saved.cpl;
 	c->nmi_blocked = saved.nmi_blocked;
 	cpu_update_mode(c);
@@ -338,6 +359,8 @@ static void print_regs(const struct regs *s, const struct regs *a, const struct 
 	print_reg("sflags", s->sflags, a->sflags, b->sflags);
 	print_reg("gs", s->gs, a->gs, b->gs);
 	print_reg("swapgs", s->other_gs, a->other_gs, b->other_gs);
+	print_reg("fs", s->fs, a->fs, b->fs);
+	print_reg("lstar", s->lstar, a->lstar, b->lstar);
 }
 
 /* translated_after: which of a page's `after` and its present contents translated code wrote. */

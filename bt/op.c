@@ -158,6 +158,49 @@ static struct op *op_alloc(struct cpu *c)
 	return &(*chunk)[e->count % OP_CHUNK];
 }
 
+/* The bytes an op is found by. */
+static void op_key(const struct cpu *c, const u8 *bytes, unsigned len, u8 key[INSN_MAX_LEN + 1])
+{
+	memset(key, 0, INSN_MAX_LEN);
+	memcpy(key, bytes, len);
+	key[INSN_MAX_LEN] = c->mode;
+}
+
+/* To be given its thunk, if it needs one, before it is listed. */
+static struct op *op_new(struct cpu *c, const struct insn *in, exec_fn *exec)
+{
+	struct op *o = op_alloc(c);
+
+	memset(o, 0, sizeof(*o));
+	o->in = *in;
+	o->exec = exec;
+	return o;
+}
+
+static void op_list(struct engine *e, struct op *o, const u8 key[INSN_MAX_LEN + 1])
+{
+	memcpy(o->key, key, sizeof(o->key));
+	o->index = e->count++;
+	HASH_ADD(hh, e->table, key, sizeof(o->key), o);
+}
+
+u32 op_known(struct cpu *c, const struct insn *in)
+{
+	struct engine *e = c->engine;
+	u8 key[INSN_MAX_LEN + 1];
+	bool wants_thunk;
+	exec_fn *exec = op_bind(in, &wants_thunk);
+	struct op *o;
+
+	op_key(c, in->bytes, in->len, key);
+	HASH_FIND(hh, e->table, key, sizeof(key), o);
+	if (!o && !wants_thunk) {
+		o = op_new(c, in, exec);
+		op_list(e, o, key);
+	}
+	return o ? o->index : 0;
+}
+
 static void op_log(struct cpu *c, const struct op *o)
 {
 	u64 la = c->seg[SEG_CS].base + c->rip;
@@ -265,15 +308,10 @@ static struct op *op_make(struct cpu *c, const u8 *bytes, size_t n, u32 *index)
 			cpu_raise_error(c, EXC_GP, 0);
 		undecodable(c, bytes, n);
 	}
-	memset(key, 0, sizeof(key));
-	memcpy(key, bytes, len);
-	key[INSN_MAX_LEN] = c->mode;
+	op_key(c, bytes, len, key);
 	HASH_FIND(hh, e->table, key, sizeof(key), o);
 	if (!o) {
-		o = op_alloc(c);
-		memset(o, 0, sizeof(*o));
-		o->in = in;
-		o->exec = op_bind(&o->in, &wants_thunk);
+		o = op_new(c, &in, op_bind(&in, &wants_thunk));
 		if (wants_thunk) {
 			err = thunk_get(e->thunks, &o->in, &o->thunk);
 			BUG_ON(err && err != -ENOSPC);
@@ -282,9 +320,7 @@ static struct op *op_make(struct cpu *c, const u8 *bytes, size_t n, u32 *index)
 				return op_make(c, bytes, n, index);
 			}
 		}
-		memcpy(o->key, key, sizeof(key));
-		o->index = e->count++;
-		HASH_ADD(hh, e->table, key, sizeof(key), o);
+		op_list(e, o, key);
 		if (e->log_items & LOG_IN_ASM)
 			op_log(c, o);
 	}

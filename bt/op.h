@@ -78,10 +78,14 @@ struct op *op_fetch(struct cpu *c);
 /* Forget every op and thunk. Not while one is executing. */
 void op_flush_all(struct cpu *c);
 
+/* The index of a decoded instruction's op, for op_step_callout; valid until everything is
+ * forgotten. 0: it has none yet and needs a thunk. */
+u32 op_known(struct cpu *c, const struct insn *in);
+
 /* Execute one instruction, whatever is pending; may raise. */
 void op_step(struct cpu *c);
-/* The same for an instruction that translated code has left to us; counts it under its name.
- * Returns the address of the instruction behind it (64-bit mode). */
+/* The same for an instruction that translated code has left to us, its op in c->bt.op if known;
+ * counts it under its name. Returns the address of the instruction behind it (64-bit mode). */
 u64 op_step_callout(struct cpu *c);
 /* A guest-physical page is about to have its code decoded or translated: writes to it are to be
  * seen. */

@@ -3,11 +3,11 @@
  * finds the block and the recovery record of the host address, writes the guest's state to the CPU
  * structure, and lets the thread go on in the common code that returns to bt_run.
  *
- *	fault on a kernel address the shadow can map	map, and try again
- *	any other fault				step that instruction: MMIO, user addresses, code
- *						writes and true guest faults come out right
- *	kick (attention is set)			leave, state as of an instruction boundary; where
- *there is none, one host instruction at a time until there is
+ *	fault on an address the shadow can map		map, and try again
+ *	any other fault		step that instruction: MMIO, addresses of the other half, code
+ *				writes and true guest faults come out right
+ *	kick (attention is set)	leave, state as of an instruction boundary; where there is none,
+ *				one host instruction at a time until there is
  */
 #include "recover.h"
 
@@ -34,9 +34,19 @@ static bool recover(struct bt *bt, struct block *b, const struct host_frame *f, 
 	if (r->spills & SPILL_RDX)
 		c->gpr[GPR_RDX] = c->bt.spill[2];
 	if (r->spills & RECOVER_RSI_BIAS)
-		c->gpr[GPR_RSI] -= SHADOW_BIAS;
+		c->gpr[GPR_RSI] -= bt->bias;
 	if (r->spills & RECOVER_RDI_BIAS)
-		c->gpr[GPR_RDI] -= SHADOW_BIAS;
+		c->gpr[GPR_RDI] -= bt->bias;
+	if (r->spills & RECOVER_RDI_HOST)
+		c->gpr[GPR_RDI] -= c->bt.distance[0];
+	if (r->spills & RECOVER_RSI_HOST)
+		c->gpr[GPR_RSI] -= c->bt.distance[1];
+	if (r->spills & RECOVER_SWAPPED) {
+		u64 base = c->seg[SEG_GS].base;
+
+		c->seg[SEG_GS].base = c->kernel_gs_base;
+		c->kernel_gs_base = base;
+	}
 	c->aflags = f->rflags;
 	if (r->spills & RECOVER_FLAGS)
 		c->aflags = (c->bt.site_flags >> 8 & 0xff) | (c->bt.site_flags & 1) << 11;
@@ -45,8 +55,8 @@ static bool recover(struct bt *bt, struct block *b, const struct host_frame *f, 
 	return true;
 }
 
-/* how: what the shadow said of a page fault; of others it was not asked. A user address, biased, is
- * not canonical or belongs to nothing. */
+/* how: what the shadow said of a page fault; of others it was not asked. An address of the other
+ * half, biased, is not canonical or belongs to nothing. */
 static enum bt_step reason(const struct host_frame *f, enum shadow_fill how)
 {
 	if (f->trapno == EXC_GP || f->trapno == EXC_SS)
@@ -72,11 +82,12 @@ enum recover_action bt_on_fault(struct cpu *c, struct host_frame *f)
 	struct bt *bt = c->translator;
 	struct block *b;
 	bool behind_sti;
-	gva_t va = f->cr2 - SHADOW_BIAS;
+	gva_t va;
 	enum shadow_fill how = SHADOW_OUTSIDE;
 
 	if (!bt || f->rip - (u64)bt->rx >= BT_AREA_SIZE)
 		return RECOVER_NOT_OURS;
+	va = f->cr2 - bt->bias;
 	if (f->trapno == EXC_PF) {
 		how = shadow_fill(bt->shadow, &c->mmu.pg, va,
 				  f->error & PF_W ? MMU_WRITE : MMU_READ, NULL);
@@ -112,11 +123,11 @@ enum recover_action bt_on_kick(struct cpu *c, struct host_frame *f)
 		c->stats->n[STAT_bt_kicks]++;
 		return leave(bt, f);
 	}
-	if (f->rip >= (u64)bt->rx + bt->entered_at && f->rip < (u64)bt->rx + bt->enter_end)
+	if (f->rip >= (u64)bt->rx + bt->entered_fs_at && f->rip < (u64)bt->rx + bt->enter_end)
 		return leave(bt, f); /* nothing has run yet */
 	if (f->rip >= (u64)bt->rx + bt->exit_at && f->rip < (u64)bt->rx + bt->exit_end)
 		return RECOVER_RESUME; /* on the way out anyway */
-	if (f->rip >= (u64)bt->rx + bt->light_at && f->rip < (u64)bt->rx + bt->light_end)
+	if (f->rip >= (u64)bt->rx + bt->light_at[0] && f->rip < (u64)bt->rx + bt->light_end)
 		return RECOVER_RESUME; /* attention is looked at before and behind the C function */
 	f->rflags |= FL_TF;
 	return RECOVER_RESUME;

@@ -1,6 +1,7 @@
 /*
  * Copying an instruction with its memory operand relocated: a segment prefix in front, or an
- * absolute address in place of a RIP-relative one.
+ * absolute address in place of a RIP-relative one. Emitted code can name what lies in the top 2 GiB
+ * or the bottom 4; of other addresses a register takes the place.
  */
 #include "tr.h"
 
@@ -73,12 +74,26 @@ void tr_copy_rip_relative(struct tr *t, const struct insn *in, u8 prefix, u64 ad
 {
 	if (prefix)
 		emit_u8(&t->e, prefix);
+	if (!fits_s32(addr))
+		emit_u8(&t->e, 0x67);
 	/* X means nothing without a SIB byte, and would now make R12 the index. */
 	copy_opcode(&t->e, in);
 	emit_u8(&t->e, (in->modrm & 0x38) | 4);
 	emit_u8(&t->e, 0x25);
 	emit_u32(&t->e, addr);
 	emit_bytes(&t->e, in->bytes + in->off_imm, in->imm_size);
+}
+
+/* RAX, RCX or RDX, whichever the instruction leaves alone, or REG_NONE. */
+static unsigned free_register(const struct insn *in)
+{
+	u16 busy = in->gpr_read | in->gpr_written | in->gpr_implicit;
+	unsigned r;
+
+	for (r = GPR_RAX; r <= GPR_RDX; r++)
+		if (!(busy >> r & 1))
+			return r;
+	return REG_NONE;
 }
 
 /* Can the memory operand be relocated? */
@@ -88,19 +103,37 @@ bool tr_relocatable(const struct tr *t, const struct insn *in)
 		return false;
 	if (in->base == GPR_RSP && in->seg == SEG_GS)
 		return false;
-	if (in->base == REG_RIP && !fits_s32(t->at + in->len + in->disp))
-		return false;
+	if (in->base == REG_RIP && !is_nameable(t->at + in->len + in->disp))
+		return !in->rsp_operand && free_register(in) != REG_NONE;
 	return true;
+}
+
+static void copy_by_register(struct tr *t, const struct insn *in, u8 prefix, u64 addr)
+{
+	unsigned r = free_register(in), len;
+	u8 bytes[INSN_MAX_LEN];
+
+	emit_store_abs(&t->e, r, CTX(t->bt, bt.spill[r]));
+	tr_record(t, t->at, 1u << r);
+	emit_movabs(&t->e, r, addr);
+	emit_u8(&t->e, prefix);
+	len = tr_with_base(in, r, bytes);
+	emit_bytes(&t->e, bytes, len);
+	tr_record(t, t->at + in->len, 1u << r);
+	emit_load_abs(&t->e, r, CTX(t->bt, bt.spill[r]));
 }
 
 void tr_copy_memory(struct tr *t, const struct insn *in)
 {
 	u8 prefix = in->base == GPR_RSP ? 0 : in->seg == SEG_GS ? 0x64 : 0x65;
+	u64 addr = t->at + in->len + in->disp;
 
-	if (in->base == REG_RIP)
-		tr_copy_rip_relative(t, in, prefix, t->at + in->len + in->disp);
-	else
+	if (in->base != REG_RIP)
 		tr_copy_plain(t, in, prefix);
+	else if (is_nameable(addr))
+		tr_copy_rip_relative(t, in, prefix, addr);
+	else
+		copy_by_register(t, in, prefix, addr);
 }
 
 bool tr_rsp_is_data(const struct insn *in)

@@ -219,6 +219,7 @@ static void step_carefully(struct cpu *c)
 	c->sflags &= ~(u64)FL_RF;
 	c->shadow = SHADOW_NONE;
 	c->debug_hits = 0;
+	cpu_update_slow(c); /* for strings, which pause after each element if this stays so */
 	o->exec(c, &o->in);
 	c->insns++;
 	if (repeats(c, o, rip)) /* its breakpoint has been hit already: SDM vol. 3, 17.3.1.1 */
@@ -257,7 +258,7 @@ void op_step(struct cpu *c)
 
 u64 op_step_callout(struct cpu *c)
 {
-	struct op *o = checked_op(c);
+	struct op *o = likely(c->bt.op) ? op_at(c->engine, c->bt.op) : checked_op(c);
 	u64 next = c->rip + o->in.len;
 
 	callout_count(c->engine, o);

@@ -4,6 +4,9 @@
  * a file of their own, control_regs.c.
  */
 #include "control_regs.h"
+
+#include <string.h>
+
 #include "bt_run.h"
 #include "io.h"
 #include "mem.h"
@@ -155,6 +158,7 @@ static void exec_wrmsr(struct cpu *c, const struct insn *in)
 	c->stats->n[STAT_msr_writes]++;
 	if (c->ops->msr_write(c->vm, (u32)c->gpr[GPR_RCX], v))
 		cpu_raise_error(c, EXC_GP, 0);
+	cpu_forget_cpuid(c); /* IA32_APIC_BASE */
 	next(c, in);
 }
 
@@ -170,10 +174,14 @@ static void exec_rdtsc(struct cpu *c, const struct insn *in, bool aux)
 
 static void exec_cpuid(struct cpu *c, const struct insn *in)
 {
-	u32 out[4];
+	u32 out[4], leaf = (u32)c->gpr[GPR_RAX], subleaf = (u32)c->gpr[GPR_RCX];
+	struct cpuid_answer *a;
 
 	c->stats->n[STAT_cpuids]++;
-	c->ops->cpuid(c->vm, (u32)c->gpr[GPR_RAX], (u32)c->gpr[GPR_RCX], out);
+	c->ops->cpuid(c->vm, leaf, subleaf, out);
+	a = &c->bt.cpuid[(leaf + subleaf) % CPUID_ANSWERS];
+	a->asked = leaf | (u64)subleaf << 32;
+	memcpy(a->out, out, sizeof(a->out));
 	c->gpr[GPR_RAX] = out[0];
 	c->gpr[GPR_RBX] = out[1];
 	c->gpr[GPR_RCX] = out[2];

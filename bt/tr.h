@@ -14,12 +14,24 @@ struct tr {
 	struct bt *bt;
 	struct emit e;
 	u8 *start;
-	u64 pc;         /* of the block */
-	u64 at;         /* of the instruction being translated */
-	u64 behind_sti; /* address of the instruction after the last STI, 0: none */
-	bool vector;    /* has instructions on vector state */
-	u8 vec_checked; /* classes of vector instructions that may be executed from here on */
-	u32 stop;       /* guest offset of the callout at the end, ~0: none */
+	enum regime regime;
+	u64 bias;          /* its */
+	u64 pc;            /* of the block */
+	u64 at;            /* of the instruction being translated */
+	u64 behind_sti;    /* address of the instruction after the last STI, 0: none */
+	bool vector;       /* has instructions on vector state */
+	u8 vec_checked;    /* classes of vector instructions that may be executed from here on */
+	bool swapped;      /* SWAPGS has been executed, but struct cpu does not show it (tr_gs.c) */
+	bool base_written; /* the GS base is not what it was when the host's FS was last right */
+	enum {
+		FS_GUEST,
+		FS_UNKNOWN,
+		FS_HOST
+	} fs;                  /* what that holds: the GS base with the bias, or C's */
+	const struct insn *in; /* being translated, NULL: none */
+	bool ecx_known;        /* RCX holds ecx */
+	u32 ecx;
+	u32 stop; /* guest offset of the callout at the end, ~0: none */
 	struct recovery rec[12 * BT_MAX_INSNS + 16];
 	unsigned n_rec;
 	struct {
@@ -28,20 +40,24 @@ struct tr {
 	} exit[BT_MAX_EXITS];
 	unsigned n_exits;
 	struct {
-		u8 *rel32; /* of the jump that is taken when the software TLB does not know */
+		u8 *rel32[4]; /* of jumps that are taken when the software TLB does not know */
+		unsigned n;
 		u64 at;
+		u32 op;
 		u8 *resume; /* behind the instruction */
 	} miss[BT_MAX_INSNS];
 	unsigned n_misses;
 };
 
 /* From here on: the state before the instruction at guest address pc, with these spills. */
-void tr_record(struct tr *t, u64 pc, u8 spills);
+void tr_record(struct tr *t, u64 pc, u16 spills);
 /* jmp rel32 to an area offset */
 void tr_jmp_to(struct tr *t, u32 area_off);
 /* The rel32 of a jump that leaves the block for target; the whole jump. */
 void tr_exit_direct(struct tr *t, u64 target);
 void tr_jump_direct(struct tr *t, u64 target);
+/* The op of the instruction being translated, for bt.op. */
+u32 tr_op(const struct tr *t);
 /* Leave, and have the instruction stepped. Ends the block. */
 void tr_callout(struct tr *t);
 /* Have the instruction stepped from within the block, which goes on behind it if nothing speaks
@@ -69,7 +85,30 @@ bool tr_vector(struct tr *t, const struct insn *in, exec_fn *f);
 /* A promoted site. */
 bool tr_checked(struct tr *t, const struct insn *in, exec_fn *f);
 /* Ends the block. */
+bool tr_ends_block(exec_fn *f);
 bool tr_control(struct tr *t, const struct insn *in, exec_fn *f);
+
+/* tr_gs.c: SWAPGS; the instructions that read and write a base. */
+void tr_swapgs(struct tr *t);
+bool tr_fsgsbase(struct tr *t, const struct insn *in);
+/* What the next instruction needs of the bases and of the host's FS; the bases alone, for C code;
+ * FS as well (at_end: the block ends here). */
+void tr_settle_for(struct tr *t, const struct insn *in, exec_fn *f);
+void tr_settle_bases(struct tr *t);
+void tr_settle_fs(struct tr *t, bool at_end);
+/* With RAX, RCX, RDX spilled and the flags saved: RDX is canonical (has 32 bits), or a callout;
+ * write it to a base; undo the spills, behind the instruction. */
+enum base { BASE_NONE, BASE_FS, BASE_GS, BASE_OTHER };
+void tr_check_canonical(struct tr *t);
+void tr_check_32(struct tr *t);
+void tr_write_base(struct tr *t, enum base which);
+void tr_end_write(struct tr *t, u64 next);
+
+/* tr_msr.c */
+void tr_track_ecx(struct tr *t, const struct insn *in);
+bool tr_rdmsr(struct tr *t);
+bool tr_wrmsr(struct tr *t, const struct insn *in);
+bool tr_cpuid(struct tr *t, const struct insn *in);
 
 /* tr_vector.c, for common_code.c: where blocks go to have the guest's vector state loaded; and,
  * with RCX and the flags free, what saves it if it has been. */
@@ -79,10 +118,30 @@ void tr_emit_vector_save(struct tr *t);
 /* tr_checked.c: where the block's misses go; the common code behind it. */
 void tr_emit_misses(struct tr *t);
 void tr_emit_checked_miss(struct tr *t);
+/* For what looks in the software TLB: RAX, RCX, RDX to their spills and back, but one; the flags to
+ * site_flags and back, by way of RAX. */
+#define SPILL_ALL (SPILL_RAX | SPILL_RCX | SPILL_RDX)
+void tr_spill(struct tr *t, bool store, unsigned except);
+void tr_save_flags(struct tr *t);
+void tr_restore_flags(struct tr *t);
+/* An instruction that may miss; jumps (condition code cc) to where it does; behind it. */
+void tr_may_miss(struct tr *t);
+void tr_miss_if(struct tr *t, u8 cc);
+void tr_after_miss(struct tr *t);
+/* EAX = number of the slot of the page of the 32 bits in reg, times 5; op reg, [that slot + off].
+ */
+void tr_tlb_slot(struct tr *t, unsigned reg);
+void tr_tlb_op(struct tr *t, u8 op, unsigned reg, unsigned off);
 
 static inline bool fits_s32(u64 v)
 {
 	return (u64)(s64)(s32)v == v;
+}
+
+/* Can emitted code name this address: as 32 bits sign-extended or, by a 0x67 prefix, not? */
+static inline bool is_nameable(u64 addr)
+{
+	return fits_s32(addr) || addr <= ~0u;
 }
 
 #endif

@@ -24,8 +24,6 @@
  */
 #include "tr.h"
 
-#define SPILL_ALL (SPILL_RAX | SPILL_RCX | SPILL_RDX)
-
 _Static_assert(sizeof(struct tlb_entry) == 40, "the slot is found by multiplying by 5 and 8");
 
 /* lea dst, [base + index*scale + disp], any of them absent; index is not RSP */
@@ -47,37 +45,69 @@ static void emit_address(struct tr *t, const struct insn *in)
 	struct emit *e = &t->e;
 
 	if (in->base == REG_RIP) {
-		emit_bytes(e, "\x48\xc7\xc2", 3); /* mov rdx, imm32 */
-		emit_u32(e, (u32)(t->at + in->len + in->disp));
+		emit_movabs(e, GPR_RDX, t->at + in->len + in->disp);
 		return;
 	}
 	emit_lea_operand(e, GPR_RDX, in);
 	if (in->base == GPR_RSP) {
-		emit_movabs(e, GPR_RAX, -SHADOW_BIAS);
+		emit_movabs(e, GPR_RAX, -t->bias);
 		emit_lea_sum(e, GPR_RDX, GPR_RDX, GPR_RAX, 0);
 	}
 }
 
-static void emit_save_flags(struct tr *t)
+void tr_save_flags(struct tr *t)
 {
 	emit_bytes(&t->e, "\x9f\x0f\x90\xc0", 4); /* lahf; seto al */
 	emit_store_abs(&t->e, GPR_RAX, CTX(t->bt, bt.site_flags));
 }
 
-static void emit_restore_flags(struct tr *t)
+void tr_restore_flags(struct tr *t)
 {
 	emit_load_abs(&t->e, GPR_RAX, CTX(t->bt, bt.site_flags));
 	emit_bytes(&t->e, "\x04\x7f\x9e", 3); /* add al, 127; sahf */
 }
 
-/* op r64, [rax*8 + addr] */
-static void emit_op_slot(struct emit *e, u8 op, unsigned reg, u32 addr)
+void tr_tlb_slot(struct tr *t, unsigned reg)
 {
-	emit_u8(e, 0x48);
-	emit_u8(e, op);
-	emit_u8(e, 0x04 | reg << 3);
-	emit_u8(e, 0xc5);
-	emit_u32(e, addr);
+	emit_bytes(&t->e, (u8[]){0x89, 0xc0 | reg << 3, 0xc1, 0xe8, 0x0c, 0x25}, 6);
+	emit_u32(&t->e, TLB_SIZE - 1);        /* mov eax, reg; shr eax, 12; and eax, .. */
+	emit_bytes(&t->e, "\x8d\x04\x80", 3); /* lea eax, [rax + rax*4] */
+}
+
+/* op r64, [rax*8 + addr] */
+void tr_tlb_op(struct tr *t, u8 op, unsigned reg, unsigned off)
+{
+	emit_u8(&t->e, 0x48);
+	emit_u8(&t->e, op);
+	emit_u8(&t->e, 0x04 | reg << 3);
+	emit_u8(&t->e, 0xc5);
+	emit_u32(&t->e, CTX(t->bt, mmu.tlb[0][0]) + off);
+}
+
+void tr_may_miss(struct tr *t)
+{
+	BUG_ON(t->n_misses >= ARRAY_LEN(t->miss));
+	t->miss[t->n_misses].at = t->at;
+	t->miss[t->n_misses].op = tr_op(t);
+	t->miss[t->n_misses++].n = 0;
+}
+
+void tr_miss_if(struct tr *t, u8 cc)
+{
+	unsigned i = t->n_misses - 1;
+
+	emit_bytes(&t->e, (u8[]){0x0f, 0x80 | cc}, 2);
+	BUG_ON(t->miss[i].n >= ARRAY_LEN(t->miss[i].rel32));
+	t->miss[i].rel32[t->miss[i].n++] = t->e.p;
+	emit_u32(&t->e, 0);
+}
+
+void tr_after_miss(struct tr *t)
+{
+	t->miss[t->n_misses - 1].resume = t->e.p;
+	t->vec_checked = 0; /* C code may have had the registers in between */
+	if (t->fs == FS_HOST)
+		t->fs = FS_UNKNOWN; /* it has, and FS is right, or it has not */
 }
 
 /* RDX: linear address -> where it is in the monitor. */
@@ -85,22 +115,15 @@ static void emit_lookup(struct tr *t, const struct insn *in)
 {
 	struct emit *e = &t->e;
 	enum mmu_access access = in->access & ACCESS_W ? MMU_WRITE : MMU_READ;
-	u32 slot = CTX(t->bt, mmu.tlb[0][0]);
 
-	emit_bytes(e, "\x89\xd0\xc1\xe8\x0c\x25", 6); /* mov eax, edx; shr eax, 12; and eax, .. */
-	emit_u32(e, TLB_SIZE - 1);
-	emit_bytes(e, "\x8d\x04\x80", 3); /* lea eax, [rax + rax*4] */
+	tr_tlb_slot(t, GPR_RDX);
 	emit_bytes(e, "\x48\x8d\x8a", 3); /* lea rcx, [rdx + size - 1] */
 	emit_u32(e, in->mem_size - 1);    /* and rcx, PAGE_MASK */
 	emit_bytes(e, "\x48\x81\xe1", 3);
 	emit_u32(e, (u32)PAGE_MASK);
-	emit_op_slot(e, 0x3b, GPR_RCX, slot + offsetof(struct tlb_entry, tag[access])); /* cmp */
-	emit_bytes(e, "\x0f\x85", 2);                                                   /* jne */
-	BUG_ON(t->n_misses >= ARRAY_LEN(t->miss));
-	t->miss[t->n_misses].rel32 = e->p;
-	t->miss[t->n_misses++].at = t->at;
-	emit_u32(e, 0);
-	emit_op_slot(e, 0x03, GPR_RDX, slot + offsetof(struct tlb_entry, addend)); /* add */
+	tr_tlb_op(t, 0x3b, GPR_RCX, offsetof(struct tlb_entry, tag[access])); /* cmp */
+	tr_miss_if(t, 5);                                                     /* ne */
+	tr_tlb_op(t, 0x03, GPR_RDX, offsetof(struct tlb_entry, addend));      /* add */
 }
 
 /* The first of RDX, RCX, RAX that the instruction does not use beside its address, or REG_NONE. */
@@ -120,7 +143,7 @@ static unsigned scratch_of(struct tr *t, const struct insn *in)
 	return REG_NONE;
 }
 
-static void emit_spill(struct tr *t, bool store, unsigned except)
+void tr_spill(struct tr *t, bool store, unsigned except)
 {
 	unsigned i;
 
@@ -140,25 +163,25 @@ bool tr_checked(struct tr *t, const struct insn *in, exec_fn *f)
 	scratch = scratch_of(t, in);
 	if (scratch == REG_NONE)
 		return false;
-	emit_spill(t, true, REG_NONE);
+	tr_may_miss(t);
+	tr_spill(t, true, REG_NONE);
 	tr_record(t, t->at, SPILL_ALL);
 	emit_address(t, in);
-	emit_save_flags(t);
+	tr_save_flags(t);
 	tr_record(t, t->at, SPILL_ALL | RECOVER_FLAGS);
 	if (in->seg == SEG_GS)
 		emit_op_abs(&t->e, 0x03, GPR_RDX, CTX(t->bt, seg[SEG_GS].base)); /* add */
 	emit_lookup(t, in);
-	emit_restore_flags(t);
+	tr_restore_flags(t);
 	tr_record(t, t->at, SPILL_ALL);
 	if (scratch != GPR_RDX)
 		emit_mov64(&t->e, scratch, GPR_RDX);
-	emit_spill(t, false, scratch);
+	tr_spill(t, false, scratch);
 	len = tr_with_base(in, scratch, bytes);
 	emit_bytes(&t->e, bytes, len);
 	tr_record(t, t->at + in->len, 1u << scratch);
 	emit_load_abs(&t->e, scratch, CTX(t->bt, bt.spill[scratch]));
-	t->miss[t->n_misses - 1].resume = t->e.p;
-	t->vec_checked = 0; /* C code may have had the registers in between */
+	tr_after_miss(t);
 	return true;
 }
 
@@ -166,16 +189,19 @@ bool tr_checked(struct tr *t, const struct insn *in, exec_fn *f)
 void tr_emit_misses(struct tr *t)
 {
 	struct bt *bt = t->bt;
-	unsigned i;
+	unsigned i, k;
 
 	for (i = 0; i < t->n_misses; i++) {
-		u32 rel = t->e.p - t->miss[i].rel32 - 4;
+		for (k = 0; k < t->miss[i].n; k++) {
+			u32 rel = t->e.p - t->miss[i].rel32[k] - 4;
 
-		memcpy(t->miss[i].rel32, &rel, 4);
+			memcpy(t->miss[i].rel32[k], &rel, 4);
+		}
 		tr_record(t, t->miss[i].at, SPILL_ALL | RECOVER_FLAGS);
-		emit_store_imm_abs(&t->e, CTX(bt, rip), t->miss[i].at);
+		emit_store_imm64_abs(&t->e, CTX(bt, rip), t->miss[i].at);
 		emit_store_imm_abs(&t->e, CTX(bt, bt.jump),
 				   (u32)(uintptr_t)bt->rx + (t->miss[i].resume - bt->rw));
+		emit_store_imm_abs(&t->e, CTX(bt, bt.op), t->miss[i].op);
 		tr_jmp_to(t, bt->lockstep ? bt->miss_leave_at : bt->miss_at);
 	}
 }
@@ -184,8 +210,8 @@ static void emit_miss(struct tr *t)
 {
 	emit_bytes(&t->e, "\x48\xff\x04\x25", 4); /* inc qword [stats] */
 	emit_u32(&t->e, (u32)(uintptr_t)&t->bt->c->stats->n[STAT_bt_checked_misses]);
-	emit_restore_flags(t);
-	emit_spill(t, false, REG_NONE);
+	tr_restore_flags(t);
+	tr_spill(t, false, REG_NONE);
 }
 
 void tr_emit_checked_miss(struct tr *t)
@@ -194,7 +220,7 @@ void tr_emit_checked_miss(struct tr *t)
 
 	bt->miss_at = t->e.p - bt->rw;
 	emit_miss(t);
-	tr_jmp_to(t, bt->light_at);
+	tr_jmp_to(t, bt->light_at[LIGHT_FS_BACK]);
 	bt->miss_leave_at = t->e.p - bt->rw;
 	emit_miss(t);
 	emit_store_imm_abs(&t->e, CTX(bt, bt.step), STEP_CHECKED);

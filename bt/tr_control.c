@@ -17,8 +17,20 @@ static void spill_for_lookup(struct tr *t)
  * that is to fault before it does anything: bt_enter takes it back. */
 static void note_origin(struct tr *t, u32 moved)
 {
-	emit_store_imm_abs(&t->e, CTX(t->bt, bt.from), t->at);
+	emit_store_imm64_abs(&t->e, CTX(t->bt, bt.from), t->at);
 	emit_store_imm_abs(&t->e, CTX(t->bt, bt.moved), moved);
+}
+
+/* What is written first is the whole of it, so only that can fault. */
+static void push_return(struct tr *t, u64 next)
+{
+	emit_u8(&t->e, 0x68);
+	emit_u32(&t->e, (u32)next);
+	tr_record(t, t->at, RECOVER_NEVER);
+	if (!fits_s32(next)) {
+		emit_bytes(&t->e, "\xc7\x44\x24\x04", 4); /* mov dword [rsp+4], imm32 */
+		emit_u32(&t->e, next >> 32);
+	}
 }
 
 static bool tr_ret(struct tr *t, const struct insn *in)
@@ -31,7 +43,7 @@ static bool tr_ret(struct tr *t, const struct insn *in)
 	tr_record(t, t->at, RECOVER_NEVER);
 	if (in->opcode == 0xc2)
 		emit_lea_sum(&t->e, GPR_RSP, GPR_RSP, GPR_RSP, (u16)in->imm); /* index 4: none */
-	tr_jmp_to(t, t->bt->lookup_at);
+	tr_jmp_to(t, t->bt->lookup_at[t->regime]);
 	return true;
 }
 
@@ -103,10 +115,10 @@ static bool tr_iret(struct tr *t, const struct insn *in)
 	emit_u32(e, FL_IF);
 	emit_store_abs(e, GPR_RDX, CTX(t->bt, sflags));
 	emit_bytes(e, "\x48\x8b\x54\x24\x18", 5); /* mov rdx, [rsp+24] */
-	emit_movabs(e, GPR_RCX, SHADOW_BIAS);
+	emit_movabs(e, GPR_RCX, t->bias);
 	emit_bytes(e, "\x48\x8d\x64\x24\x10\x9d", 6); /* lea rsp, [rsp+16]; popfq */
 	emit_lea_sum(e, GPR_RSP, GPR_RDX, GPR_RCX, 0);
-	tr_jmp_to(t, t->bt->lookup_at);
+	tr_jmp_to(t, t->bt->lookup_at[t->regime]);
 	while (s.n-- > 0) {
 		u32 rel = e->p - s.rel32[s.n] - 4;
 
@@ -123,13 +135,26 @@ static bool tr_iret(struct tr *t, const struct insn *in)
 	return true;
 }
 
+/* mov rax, [rip+x]; RAX is spilled. */
+static void load_rip_relative(struct tr *t, const struct insn *load, u64 addr)
+{
+	u8 prefix = load->seg == SEG_GS ? 0x64 : 0x65;
+
+	if (is_nameable(addr)) {
+		tr_copy_rip_relative(t, load, prefix, addr);
+		return;
+	}
+	emit_movabs(&t->e, GPR_RAX, addr);
+	emit_u8(&t->e, prefix);
+	emit_bytes(&t->e, "\x48\x8b\x00", 3); /* mov rax, [rax] */
+}
+
 static bool tr_indirect(struct tr *t, const struct insn *in, bool call)
 {
 	u64 next = t->at + in->len;
 	struct insn load = *in;
 
-	if (in->opsize != 8 || (in->has_mem ? !tr_relocatable(t, in) : in->rm == GPR_RSP) ||
-	    !fits_s32(next))
+	if (in->opsize != 8 || (in->has_mem ? !tr_relocatable(t, in) : in->rm == GPR_RSP))
 		return false;
 	spill_for_lookup(t);
 	/* mov rax, r/m: the same operand, another opcode */
@@ -149,17 +174,16 @@ static bool tr_indirect(struct tr *t, const struct insn *in, bool call)
 		load.bytes[load.off_opcode - 1] = (in->rex & 0x43) | 0x48;
 	}
 	if (load.has_mem && load.base == REG_RIP)
-		tr_copy_rip_relative(t, &load, load.seg == SEG_GS ? 0x64 : 0x65, next + in->disp);
+		load_rip_relative(t, &load, next + in->disp);
 	else if (load.has_mem)
 		tr_copy_memory(t, &load);
 	else
 		tr_copy_plain(t, &load, 0);
-	if (call) {
-		emit_u8(&t->e, 0x68);
-		emit_u32(&t->e, next);
-	}
-	tr_record(t, t->at, RECOVER_NEVER);
-	tr_jmp_to(t, t->bt->lookup_at);
+	if (call)
+		push_return(t, next);
+	else
+		tr_record(t, t->at, RECOVER_NEVER);
+	tr_jmp_to(t, t->bt->lookup_at[t->regime]);
 	return true;
 }
 
@@ -168,8 +192,7 @@ bool tr_control(struct tr *t, const struct insn *in, exec_fn *f)
 {
 	u64 next = t->at + in->len, to = next + in->imm;
 
-	if ((f == exec_jcc || f == exec_jmp || f == exec_call) &&
-	    (!fits_s32(to) || !fits_s32(next)))
+	if ((f == exec_jcc || f == exec_jmp || f == exec_call) && !cpu_canonical(to))
 		return false;
 	if (f == exec_jcc) {
 		emit_u8(&t->e, 0x0f);
@@ -184,9 +207,7 @@ bool tr_control(struct tr *t, const struct insn *in, exec_fn *f)
 		return true;
 	}
 	if (f == exec_call && in->opsize == 8) {
-		emit_u8(&t->e, 0x68);
-		emit_u32(&t->e, next);
-		tr_record(t, t->at, RECOVER_NEVER);
+		push_return(t, next);
 		tr_jump_direct(t, to);
 		return true;
 	}

@@ -26,7 +26,7 @@ static void tr_sti(struct tr *t)
 	emit_load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	tr_callout(t);
 	t->stop = ~0u; /* not the block's end */
-	skip[-1] = t->e.p - skip;
+	emit_here8(&t->e, skip);
 	tr_record(t, t->at, SPILL_RCX);
 	emit_load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	tr_record(t, t->at, 0);
@@ -80,7 +80,7 @@ static void tr_popf(struct tr *t, const struct insn *in)
 	emit_load_abs(e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	tr_callout(t);
 	t->stop = ~0u; /* not the block's end */
-	skip[-1] = e->p - skip;
+	emit_here8(e, skip);
 	tr_record(t, t->at, SPILL_RAX | SPILL_RCX);
 	emit_bytes(e, "\x0f\xb6\x44\x24\x01", 5); /* movzx eax, byte [rsp+1] */
 	emit_bytes(e, "\x0f\xb6\x80", 3);         /* movzx eax, byte [rax+its IF] */
@@ -93,40 +93,6 @@ static void tr_popf(struct tr *t, const struct insn *in)
 	emit_load_abs(e, GPR_RCX, CTX(t->bt, bt.spill[1]));
 	tr_record(t, t->at + in->len, SPILL_RAX);
 	emit_load_abs(e, GPR_RAX, CTX(t->bt, bt.spill[0]));
-}
-
-/* SWAPGS inline if the other base is one that translated code can run with (bt.no_swap). */
-static void tr_swapgs(struct tr *t, const struct insn *in)
-{
-	struct emit *e = &t->e;
-	struct bt *bt = t->bt;
-	u8 *skip;
-
-	emit_store_abs(e, GPR_RAX, CTX(bt, bt.spill[0]));
-	emit_store_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
-	tr_record(t, t->at, SPILL_RAX | SPILL_RCX);
-	emit_load_abs(e, GPR_RCX, CTX(bt, bt.no_swap));
-	emit_bytes(e, "\xe3\x00", 2); /* jrcxz */
-	skip = e->p;
-	emit_load_abs(e, GPR_RAX, CTX(bt, bt.spill[0]));
-	emit_load_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
-	tr_callout(t);
-	t->stop = ~0u;
-	skip[-1] = e->p - skip;
-	tr_record(t, t->at, SPILL_RAX | SPILL_RCX);
-	emit_load_abs(e, GPR_RAX, CTX(bt, seg[SEG_GS].base));
-	emit_load_abs(e, GPR_RCX, CTX(bt, kernel_gs_base));
-	tr_record(t, t->at, RECOVER_NEVER);
-	emit_store_abs(e, GPR_RAX, CTX(bt, kernel_gs_base));
-	emit_store_abs(e, GPR_RCX, CTX(bt, seg[SEG_GS].base));
-	emit_movabs(e, GPR_RAX, SHADOW_BIAS);
-	emit_lea_sum(e, GPR_RAX, GPR_RAX, GPR_RCX, 0);
-	emit_store_abs(e, GPR_RAX, CTX(bt, bt.fs_base));
-	emit_bytes(e, "\xf3\x48\x0f\xae\xd0", 5); /* wrfsbase rax */
-	tr_record(t, t->at + in->len, SPILL_RAX | SPILL_RCX);
-	emit_load_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
-	tr_record(t, t->at + in->len, SPILL_RAX);
-	emit_load_abs(e, GPR_RAX, CTX(bt, bt.spill[0]));
 }
 
 /* Where the guest's time is the host's, the host's own instruction does; with lockstep the two runs
@@ -185,10 +151,14 @@ static bool tr_sensitive_0f(struct tr *t, const struct insn *in)
 			return tr_rdtsc(t, true);
 		if (in->modrm != 0xf8)
 			return false;
-		tr_swapgs(t, in);
+		tr_swapgs(t);
 		return true;
 	case 0x20: return tr_mov_from_cr(t, in);
+	case 0x30: return tr_wrmsr(t, in);
 	case 0x31: return tr_rdtsc(t, false);
+	case 0x32: return tr_rdmsr(t);
+	case 0xa2: return tr_cpuid(t, in);
+	case 0xae: return tr_fsgsbase(t, in);
 	default: return false;
 	}
 }

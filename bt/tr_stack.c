@@ -34,7 +34,7 @@ static void take_rsp(struct tr *t, unsigned r)
 {
 	emit_store_abs(&t->e, r, CTX(t->bt, bt.spill[r]));
 	tr_record(t, t->at, 1u << r);
-	emit_movabs(&t->e, r, -SHADOW_BIAS);
+	emit_movabs(&t->e, r, -t->bias);
 	emit_lea_sum(&t->e, r, GPR_RSP, r, 0);
 }
 
@@ -42,7 +42,7 @@ static void take_rsp(struct tr *t, unsigned r)
 static void give_rsp(struct tr *t, unsigned r)
 {
 	tr_record(t, t->at, RECOVER_NEVER);
-	emit_movabs(&t->e, GPR_RSP, SHADOW_BIAS);
+	emit_movabs(&t->e, GPR_RSP, t->bias);
 	emit_lea_sum(&t->e, GPR_RSP, GPR_RSP, r, 0); /* RSP cannot be an index */
 }
 
@@ -146,7 +146,7 @@ bool tr_lea(struct tr *t, const struct insn *in)
 	}
 	if (in->base == GPR_RSP && in->index == REG_NONE && in->opsize == 8 && in->addrsize == 8) {
 		/* Two host instructions, but the first only destroys the destination. */
-		emit_movabs(&t->e, in->reg, -SHADOW_BIAS);
+		emit_movabs(&t->e, in->reg, -t->bias);
 		tr_record(t, t->at, RECOVER_NEVER);
 		emit_lea_sum(&t->e, in->reg, GPR_RSP, in->reg, in->disp);
 		return true;
@@ -163,12 +163,12 @@ static bool tr_rsp_mov(struct tr *t, const struct insn *in)
 	if (in->has_mem || in->opsize != 8 || src == dst)
 		return false;
 	if (src == GPR_RSP) {
-		emit_movabs(&t->e, dst, -SHADOW_BIAS);
+		emit_movabs(&t->e, dst, -t->bias);
 		tr_record(t, t->at, RECOVER_NEVER);
 		emit_lea_sum(&t->e, dst, GPR_RSP, dst, 0);
 		return true;
 	}
-	emit_movabs(&t->e, GPR_RSP, SHADOW_BIAS);
+	emit_movabs(&t->e, GPR_RSP, t->bias);
 	tr_record(t, t->at, RECOVER_NEVER);
 	/* lea rsp, [src + rsp]: RSP cannot be an index, so it is the base */
 	emit_lea_sum(&t->e, GPR_RSP, GPR_RSP, src, 0);
@@ -198,7 +198,7 @@ static bool tr_leave(struct tr *t, const struct insn *in)
 		return false;
 	emit_store_abs(&t->e, GPR_RAX, CTX(t->bt, bt.spill[0]));
 	tr_record(t, t->at, SPILL_RAX);
-	emit_movabs(&t->e, GPR_RAX, SHADOW_BIAS);
+	emit_movabs(&t->e, GPR_RAX, t->bias);
 	emit_lea_sum(&t->e, GPR_RAX, GPR_RBP, GPR_RAX, 0);
 	emit_bytes(&t->e, "\x48\x8b\x28", 3); /* mov rbp, [rax] */
 	tr_record(t, t->at, RECOVER_NEVER);

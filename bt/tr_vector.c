@@ -28,6 +28,8 @@
  *	XSAVE and kin	memory layout is that of the guest's CPUID
  *	gathers, scatters, MASKMOVDQU	their addresses are not plain operands, and kernels have
  *			no use for them
+ *	masked stores	whether one that stores nothing sets D would depend on what the shadow
+ *			happens to have mapped
  */
 #include "thunk_fault.h"
 #include "tr.h"
@@ -62,8 +64,17 @@ static void emit_mov32_imm(struct emit *e, unsigned reg, u32 imm)
 	emit_u32(e, imm);
 }
 
+/* A callout: #UD or #NM. */
+static void emit_denied(struct tr *t)
+{
+	emit_load_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.step), STEP_CALLOUT);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.op), 0); /* to be fetched */
+	tr_jmp_to(t, t->bt->exit_at);
+}
+
 /* RCX is spilled, RIP in the context is that of the instruction, bt.jump where to go on. */
-static void emit_load(struct tr *t, enum vec_class class, u8 **to_load)
+static void emit_load(struct tr *t, enum vec_class class, u32 denied_at, u8 **to_load)
 {
 	struct emit *e = &t->e;
 	struct bt *bt = t->bt;
@@ -72,9 +83,7 @@ static void emit_load(struct tr *t, enum vec_class class, u8 **to_load)
 	emit_load_abs_zx(e, GPR_RCX, CTX(bt, bt.vec_denied[class]), false);
 	emit_bytes(e, "\xe3\x00", 2); /* jrcxz, patched */
 	*to_load = e->p;
-	emit_load_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
-	emit_store_imm_abs(e, CTX(bt, bt.step), STEP_CALLOUT);
-	tr_jmp_to(t, bt->exit_at);
+	tr_jmp_to(t, denied_at);
 }
 
 void tr_emit_vector_load(struct tr *t)
@@ -82,12 +91,14 @@ void tr_emit_vector_load(struct tr *t)
 	struct emit *e = &t->e;
 	struct bt *bt = t->bt;
 	u8 *to_load[VEC_CLASSES];
+	u32 denied_at = e->p - bt->rw;
 	unsigned i;
 
+	emit_denied(t);
 	for (i = 0; i < VEC_CLASSES; i++)
-		emit_load(t, i, &to_load[i]);
+		emit_load(t, i, denied_at, &to_load[i]);
 	for (i = 0; i < VEC_CLASSES; i++)
-		to_load[i][-1] = e->p - to_load[i];
+		emit_here8(e, to_load[i]);
 	emit_mov32_imm(e, GPR_RCX, (u32)(uintptr_t)bt->c);
 	emit_state(e, bt, GPR_RCX, false);
 	emit_bytes(e, "\x8b\x0c\x25", 3); /* mov ecx, [vec_denied] */
@@ -141,11 +152,11 @@ static void ensure_loaded(struct tr *t, enum vec_class class)
 	emit_load_abs_zx(&t->e, GPR_RCX, CTX(bt, bt.vec_missing[class]), false);
 	emit_bytes(&t->e, "\xe3\x00", 2); /* jrcxz, patched */
 	missing = t->e.p;
-	emit_store_imm_abs(&t->e, CTX(bt, rip), t->at);
+	emit_store_imm64_abs(&t->e, CTX(bt, rip), t->at);
 	emit_store_imm_abs(&t->e, CTX(bt, bt.jump), 0);
 	resume = t->e.p;
 	tr_jmp_to(t, bt->vec_load_at[class]);
-	missing[-1] = t->e.p - missing;
+	emit_here8(&t->e, missing);
 	live = (u32)(uintptr_t)bt->rx + (u32)(t->e.p - bt->rw);
 	memcpy(resume - 4, &live, 4);
 	emit_load_abs(&t->e, GPR_RCX, CTX(bt, bt.spill[1]));
@@ -168,6 +179,8 @@ bool tr_vector(struct tr *t, const struct insn *in, exec_fn *f)
 		return false;
 	if (f != exec_vec_reg && f != exec_vec_mem && f != exec_masked &&
 	    !(f == exec_xstate && plain_xstate(in)))
+		return false;
+	if (f == exec_masked && (in->access & ACCESS_W))
 		return false;
 	if (in->rsp_operand || (in->has_mem && !tr_relocatable(t, in)))
 		return false;

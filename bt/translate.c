@@ -1,11 +1,12 @@
 /*
  * What becomes of each guest instruction in translated code. All sixteen registers stand for
- * themselves, guest arithmetic flags are the host's, RSP holds guest RSP + SHADOW_BIAS, the GS base
- *is SHADOW_BIAS and the FS base the guest's GS base + SHADOW_BIAS (design, section 2).
+ * themselves, guest arithmetic flags are the host's, RSP holds guest RSP + the bias of the block's
+ * regime (regime.c), the GS base is that bias and the FS base the guest's GS base + the bias
+ *(design, sections 2 and 4).
  *
  *	registers only		copied
  *	memory operand		GS prefix (FS if the guest says GS; none if the base is RSP);
- *				RIP-relative becomes absolute, sign-extended from 32 bits
+ *				RIP-relative becomes absolute, extended from 32 bits
  *	RSP as data		un-biased on the way out, biased on the way in
  *	vector state		loaded into the host's registers once (tr_vector.c)
  *	strings			RDI and RSI biased around them (tr_string.c)
@@ -25,14 +26,15 @@
 #include "tr.h"
 
 /* From here on: the state before the instruction at guest address pc, with these spills. */
-void tr_record(struct tr *t, u64 pc, u8 spills)
+void tr_record(struct tr *t, u64 pc, u16 spills)
 {
 	struct recovery *r = &t->rec[t->n_rec];
 
 	BUG_ON(t->n_rec >= ARRAY_LEN(t->rec));
 	r->host = t->e.p - t->start;
 	r->guest = pc - t->pc;
-	r->spills = spills | (pc == t->behind_sti ? RECOVER_STI : 0);
+	r->spills =
+	    spills | (pc == t->behind_sti ? RECOVER_STI : 0) | (t->swapped ? RECOVER_SWAPPED : 0);
 	t->n_rec++;
 }
 
@@ -61,12 +63,19 @@ void tr_jump_direct(struct tr *t, u64 target)
 	tr_exit_direct(t, target);
 }
 
+u32 tr_op(const struct tr *t)
+{
+	return t->in ? op_known(t->bt->c, t->in) : 0;
+}
+
 void tr_callout(struct tr *t)
 {
+	tr_settle_bases(t);
 	tr_record(t, t->at, 0);
 	t->stop = t->at - t->pc;
-	emit_store_imm_abs(&t->e, CTX(t->bt, rip), t->at);
+	emit_store_imm64_abs(&t->e, CTX(t->bt, rip), t->at);
 	emit_store_imm_abs(&t->e, CTX(t->bt, bt.step), STEP_CALLOUT);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.op), tr_op(t));
 	tr_jmp_to(t, t->bt->exit_at);
 }
 
@@ -75,15 +84,19 @@ void tr_light_callout(struct tr *t, const struct insn *in)
 	u32 jump;
 	u8 *resume;
 
-	emit_store_imm_abs(&t->e, CTX(t->bt, rip), t->at);
+	tr_settle_bases(t);
+	emit_store_imm64_abs(&t->e, CTX(t->bt, rip), t->at);
 	emit_store_imm_abs(&t->e, CTX(t->bt, bt.jump), 0);
 	resume = t->e.p - 4;
-	tr_jmp_to(t, t->bt->light_at);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.op), tr_op(t));
+	tr_jmp_to(t, t->bt->light_at[t->fs == FS_HOST ? LIGHT_FS_HOST : LIGHT_FS_LEFT]);
 	jump = (u32)(uintptr_t)t->bt->rx + (t->e.p - t->bt->rw);
 	if (!t->e.full)
 		memcpy(resume, &jump, 4);
 	tr_record(t, t->at + in->len, 0);
 	t->vec_checked = 0; /* C code has the registers in between */
+	t->fs = FS_HOST;
+	t->base_written = false;
 }
 
 static void emit_stubs(struct tr *t)
@@ -101,7 +114,7 @@ static void emit_stubs(struct tr *t)
 		 * off.
 		 */
 		tr_record(t, t->pc, RECOVER_NEVER);
-		emit_store_imm_abs(&t->e, CTX(bt, rip), t->exit[i].target);
+		emit_store_imm64_abs(&t->e, CTX(bt, rip), t->exit[i].target);
 		emit_store_imm_abs(&t->e, CTX(bt, bt.link), bt->n_links++);
 		tr_jmp_to(t, bt->exit_at);
 	}
@@ -163,7 +176,7 @@ static bool tr_stepped(struct tr *t, const struct insn *in, exec_fn *f, bool las
 	return true;
 }
 
-static bool ends_block(exec_fn *f)
+bool tr_ends_block(exec_fn *f)
 {
 	return f == exec_jcc || f == exec_jmp || f == exec_call || f == exec_ret ||
 	       f == exec_jmp_ind || f == exec_call_ind || f == exec_loop || f == exec_iret;
@@ -172,7 +185,7 @@ static bool ends_block(exec_fn *f)
 /* No instruction takes more than this. */
 static bool nearly_full(const struct tr *t)
 {
-	return t->e.end - t->e.p < 1024 || t->n_rec + 32 > ARRAY_LEN(t->rec);
+	return t->e.end - t->e.p < 1024 || t->n_rec + t->n_misses + 32 > ARRAY_LEN(t->rec);
 }
 
 /* If the first page does not tell, the second is asked. */
@@ -204,12 +217,14 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 		t->at = t->pc + done;
 		tr_record(t, t->at, 0);
 		len = decode_at(bt, code, done, &in);
+		t->in = len > 0 ? &in : NULL;
 		if (len <= 0) {
 			tr_callout(t);
 			return done + 1;
 		}
 		f = op_bind(&in, &wants_thunk);
-		if (ends_block(f) && !bt_is_promoted(bt, t->at)) {
+		tr_settle_for(t, &in, f);
+		if (tr_ends_block(f) && !bt_is_promoted(bt, t->at)) {
 			if (!tr_control(t, &in, f))
 				tr_callout(t);
 			return done + len;
@@ -219,13 +234,15 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 		/* An interrupt may come between blocks, but not behind STI. */
 		sti_last = last && in.map == INSN_MAP_1B && in.opcode == 0xfb;
 		if ((sti_last || !tr_ordinary(t, &in)) &&
-		    !tr_stepped(t, &in, f, ends_block(f) || sti_last))
+		    !tr_stepped(t, &in, f, tr_ends_block(f) || sti_last))
 			return done + len;
+		tr_track_ecx(t, &in);
 		done += len;
 		n++;
 		if (last) {
 			t->at = t->pc + done;
 			tr_record(t, t->at, 0);
+			tr_settle_fs(t, true);
 			tr_jump_direct(t, t->at);
 			return done;
 		}
@@ -235,7 +252,9 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 struct block *bt_translate(struct bt *bt, struct code_bytes *code)
 {
 	static const unsigned align = 16;
-	struct tr t = {.bt = bt, .pc = bt->c->rip, .stop = ~0u};
+	u64 pc = bt->c->rip;
+	enum regime r = regime_of(pc);
+	struct tr t = {.bt = bt, .regime = r, .bias = regime_bias(r), .pc = pc, .stop = ~0u};
 	struct block *b = calloc(1, sizeof(*b));
 
 	BUG_ON(!b);
@@ -254,7 +273,7 @@ struct block *bt_translate(struct bt *bt, struct code_bytes *code)
 	/* Once dropped, the block's entry is a jump to here, and itself an exit that can be linked.
 	 */
 	bt->links[bt->n_links] = (struct link){.at = b->host + 1, .target = t.pc};
-	emit_store_imm_abs(&t.e, CTX(bt, rip), t.pc);
+	emit_store_imm64_abs(&t.e, CTX(bt, rip), t.pc);
 	emit_store_imm_abs(&t.e, CTX(bt, bt.link), bt->n_links++);
 	tr_jmp_to(&t, bt->exit_at);
 	BUG_ON(t.e.full);

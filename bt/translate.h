@@ -1,7 +1,7 @@
 /*
- * Binary translation of guest ring-0 code in 64-bit mode, upper half. See translate.c (what becomes
- * of each instruction), block.c (the code cache), bt_run.c (running it), recover.c (leaving it by a
- * fault or signal).
+ * Binary translation of guest ring-0 code in 64-bit mode. See translate.c (what becomes of each
+ * instruction), block.c (the code cache), bt_run.c (running it), regime.c (in which half of the
+ * address space), recover.c (leaving it by a fault or signal).
  */
 #ifndef RINGSHIFT_TRANSLATE_H
 #define RINGSHIFT_TRANSLATE_H
@@ -20,24 +20,53 @@
 #define BT_FRONT_SIZE (1u << BT_FRONT_BITS)
 #define BT_BLOCK_ROOM 16384u /* host bytes a block can take at most */
 
+/*
+ * How a block reaches guest memory, by the half of the address space that it runs in: the bias in
+ * the host's GS base and, with that of the guest's GS, in FS, and in RSP. See regime.c.
+ */
+enum regime {
+	R64H, /* the upper half: SHADOW_BIAS */
+	R64L, /* the low window: SHADOW_LOW_BIAS */
+	REGIMES
+};
+
+static inline enum regime regime_of(u64 pc)
+{
+	return (s64)pc < 0 ? R64H : R64L;
+}
+
+static inline u64 regime_bias(enum regime r)
+{
+	return r == R64H ? SHADOW_BIAS : SHADOW_LOW_BIAS;
+}
+
+/* Is code at this address translated, whatever else is the case? */
+static inline bool regime_has(u64 pc)
+{
+	return pc >= SHADOW_FIRST || pc < SHADOW_LOW_SIZE;
+}
+
 /* Which spilled registers hold the guest's value (cpu->bt.spill) at a host offset. RECOVER_STI: the
  * instruction about to be executed follows STI, so no interrupt comes before it. */
 enum {
 	SPILL_RAX = 1,
 	SPILL_RCX = 2,
 	SPILL_RDX = 4,
-	RECOVER_RSI_BIAS = 8, /* RSI, RDI hold the guest's value + SHADOW_BIAS */
+	RECOVER_RSI_BIAS = 8, /* RSI, RDI hold the guest's value + the regime's bias */
 	RECOVER_RDI_BIAS = 16,
 	RECOVER_FLAGS = 32, /* the arithmetic flags are in cpu->bt.site_flags */
 	RECOVER_STI = 64,
-	RECOVER_NEVER = 128
+	RECOVER_NEVER = 128,
+	RECOVER_RDI_HOST = 256, /* RDI, RSI: the guest's value + cpu->bt.distance[0], [1] */
+	RECOVER_RSI_HOST = 512,
+	RECOVER_SWAPPED = 1024 /* the two GS bases stand in struct cpu the wrong way round */
 };
 
 /* From host offset `host` of its block on, the guest's state is that before the instruction at
  * guest offset `guest`, but for spilled registers. */
 struct recovery {
 	u16 host, guest;
-	u8 spills;
+	u16 spills;
 };
 
 struct block {
@@ -75,15 +104,25 @@ struct link {
 	u64 target;
 };
 
+/* Kinds of light callouts, by what becomes of the host's FS: the guest's, and so again; the
+ * guest's, C's afterwards; C's all the time. */
+enum light { LIGHT_FS_BACK, LIGHT_FS_LEFT, LIGHT_FS_HOST, LIGHTS };
+
 struct bt {
 	struct cpu *c;
-	struct shadow *shadow;
+	enum regime regime; /* that translated code can be entered in as things stand: */
+	u64 bias;
+	struct shadow *shadow;           /* one of */
+	struct shadow *shadows[REGIMES]; /* of which the other one is empty */
+	u64 low_due;                     /* guest time from which R64L may be entered again */
+	bool switch_freely;              /* nothing of that */
 	u8 *rx, *rw;
 	int fd;
 	u32 used, fixed; /* fixed: end of what a flush keeps (entry, exit, lookup) */
 	void (*enter)(u64 host_pc);
-	u32 entered_at, enter_end, exit_at, exit_end, leave_at, lookup_at, light_at,
-	    light_end;     /* area offsets of the common code */
+	u32 entered_at, entered_fs_at, enter_end, exit_at, exit_end, leave_at, light_at[LIGHTS],
+	    light_end; /* area offsets of the common code */
+	u32 lookup_at[REGIMES];
 	u32 flags_byte_at; /* two tables: of byte 1 of RFLAGS, what speaks against POPF inline; IF
 			    */
 	u32 drops;         /* counts blocks dropped */
@@ -93,14 +132,18 @@ struct bt {
 	struct block *blocks;
 	struct block **by_host; /* in order of host offset */
 	u32 n_blocks;
-	u32 n_non_global; /* pages */
-	u32 generation;   /* counts flushes */
+	u32 n_of[REGIMES]; /* blocks made since the last flush */
+	u32 n_non_global;  /* pages */
+	u32 n_pages[REGIMES];
+	u64 first_gib[REGIMES], last_gib[REGIMES]; /* where they lie */
+	u32 generation;                            /* counts flushes */
 	struct code_va *pages;
 	struct code_va **by_gpa;
 	struct link *links;
 	u32 n_links;
-	u64 *front_tag, *front_host; /* below 2 GiB; tag: minus the guest PC */
-	struct site *sites;          /* promoted ones, by pc */
+	/* A table for each regime, below 2 GiB; tag: minus the guest PC. */
+	u64 *front_tag[REGIMES], *front_host[REGIMES];
+	struct site *sites; /* promoted ones, by pc */
 	bool no_chain, one_insn, check_recovery;
 	u32 limit;       /* bytes of the area that are used */
 	u64 flush_every; /* blocks; 0: flush when full */
@@ -123,6 +166,18 @@ enum bt_step {
 	STEP_DEVICE,  /* it accesses a device */
 	STEP_CHECKED, /* the software TLB does not know its address */
 };
+
+/* regime.c: make everything ready for code of this regime. */
+void regime_enter(struct bt *bt, enum regime r);
+/* May it be entered now, or has it been too often? */
+bool regime_may_enter(const struct bt *bt, enum regime r);
+/* The guest's GS bases that FS can carry: from first on, and those of no more than so many bits. */
+struct fs_bases {
+	u64 first;
+	u8 bits;
+};
+struct fs_bases regime_fs_bases(enum regime r);
+bool regime_fits_fs(enum regime r, u64 base);
 
 /* site.c: is the instruction at pc one whose memory operand has not been in the kernel's half, or
  * on a device? It then looks its operand up in the software TLB, if it can. Forgotten after many

@@ -477,6 +477,7 @@ static void exec_xsetbv(struct cpu *c)
 	if (c->cpl || (u32)c->gpr[GPR_RCX] != 0 || !xcr0_valid(c, v))
 		gp0(c);
 	c->xcr0 = v;
+	cpu_forget_cpuid(c);
 }
 
 /* --- MXCSR, VZERO --- */

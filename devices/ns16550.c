@@ -4,15 +4,16 @@
  * Transmission takes no time: a byte written to THR is with the chardev before the write returns,
  * so THRE and TEMT are set, unless the chardev takes no more for now: then they are clear until it
  * does, and a driver waits as for a slow line. What is written all the same goes to the chardev,
- * too, which knows best what to do with it. The THRE *interrupt* is still an event: it becomes pending when
- * THR runs empty, or when IER bit 1 goes from 0 to 1 (Linux tests for exactly that), and is taken
- * back by a read of IIR that reports it or by the next write to THR. The line drops for a moment at
- * each THR write, so that an edge-triggered PIC sees the next one.
+ * too, which knows best what to do with it. The THRE *interrupt* is still an event: it becomes
+ * pending when THR runs empty, or when IER bit 1 goes from 0 to 1 (Linux tests for exactly that),
+ * and is taken back by a read of IIR that reports it or by the next write to THR. The line drops
+ * for a moment at each THR write, so that an edge-triggered PIC sees the next one.
  *
  * Reception is as fast as the chardev delivers, into one character without FIFOs and sixteen with
  * them. The chardev is told how much room there is, so that overruns come only from a loopback
  * the guest overfills or a break that finds the FIFO full. It is told of new room when the last
- * character has been read: a burst costs the guest one interrupt, not sixteen.
+ * character has been read: a burst costs the guest one interrupt, not sixteen. RTS taken back by a
+ * guest that has asserted it, with DTR, holds the chardev back, too (hardware flow control).
  *
  * PE, FE and BI travel with their character and appear in LSR when it is at the head of the FIFO
  * (PC16550D, 8.4). In loopback the chardev is cut off in both directions.
@@ -148,13 +149,19 @@ static void uart_receive_one(struct ns16550 *u, u8 data, u8 err)
 	uart_update_irq(u);
 }
 
+/* A guest that has the line (DTR) and had RTS asserted has taken it back: it is busy. */
+static bool uart_rx_held(const struct ns16550 *u)
+{
+	return u->rts_used && (u->mcr & (UART_MCR_DTR | UART_MCR_RTS)) == UART_MCR_DTR;
+}
+
 /* Ask for more if more was refused. The back end may call straight back into uart_receive: nothing
  * of the chip may be half done. */
 static void uart_offer_room(struct ns16550 *u)
 {
 	struct chardev *c = u->cfg.chr;
 
-	if (!u->starved || u->rx.count || (u->mcr & UART_MCR_LOOP))
+	if (!u->starved || u->rx.count || (u->mcr & UART_MCR_LOOP) || uart_rx_held(u))
 		return;
 	u->starved = false;
 	if (c && c->room)
@@ -170,7 +177,8 @@ static void uart_event(void *dev, enum chardev_event event)
 static size_t uart_can_receive(void *dev)
 {
 	struct ns16550 *u = dev;
-	size_t room = u->mcr & UART_MCR_LOOP ? 0 : uart_depth(u) - u->rx.count;
+	bool closed = (u->mcr & UART_MCR_LOOP) || uart_rx_held(u);
+	size_t room = closed ? 0 : uart_depth(u) - u->rx.count;
 
 	if (!room)
 		u->starved = true;
@@ -230,6 +238,7 @@ static void uart_write_mcr(struct ns16550 *u, u8 val)
 	u8 was = uart_modem(u);
 
 	u->mcr = val & MCR_MASK;
+	u->rts_used |= (val & (UART_MCR_RTS | UART_MCR_LOOP)) == UART_MCR_RTS;
 	uart_note_modem(u, was);
 	uart_offer_room(u);
 }
@@ -435,7 +444,7 @@ void ns16550_reset(struct ns16550 *u)
 	u->ier = u->lcr = u->mcr = u->fcr = u->scr = 0;
 	u->lsr = u->msr_delta = 0;
 	u->divisor = DEFAULT_DIVISOR;
-	u->thre_pending = false;
+	u->thre_pending = u->rts_used = false;
 	uart_clear_rx(u);
 	uart_update_irq(u);
 	uart_offer_room(u);

@@ -73,6 +73,7 @@ struct ns16550 {
 	bool thre_pending;    /* THR ran empty and nobody has been told yet */
 	bool timeout_pending; /* characters have lain in the FIFO for four character times */
 	bool starved;         /* the back end was told there is no room */
+	bool rts_used;        /* RTS has been asserted since reset: the guest knows it */
 	bool tx_full;         /* the back end takes no more for now */
 	struct {
 		u8 data[NS16550_FIFO];

@@ -1,8 +1,9 @@
 /*
  * A shadow: host page tables, steered with mmap, that hold what a processor's TLB could hold for
  * one part of the guest's linear address space. One shadow serves the kernel half, in the monitor's
- * own process at host = guest + SHADOW_BIAS; one for each user space serves that space's lower
- * half, in another process. Where the mappings go is up to struct shadow_ops.
+ * own process at host = guest + SHADOW_BIAS, one the low window of ring-0 code that runs in the
+ * lower half; one for each user space serves that space's lower half, in another process. Where the
+ * mappings go is up to struct shadow_ops.
  *
  * Like a TLB it is filled by walking the guest's tables when an access misses, and need not notice
  * that they change. When the guest invalidates, what is mapped is compared with the tables and kept
@@ -23,6 +24,14 @@
 #define SHADOW_BIAS 0x7fffc0000000ull
 /* Guest addresses whose host address lies above lowland: nothing but the shadow is mapped there. */
 #define SHADOW_FIRST 0xffff880000000000ull
+/*
+ * The low window: the first 512 GiB of the guest's lower half, at host = guest + SHADOW_LOW_BIAS.
+ * It ends where the host's topmost GiB begins, so whatever lies above it in the lower half is
+ * nowhere, or not canonical. It takes the place of part of the kernel half: only one of the two
+ * shadows has mappings at any time (bt/regime.c).
+ */
+#define SHADOW_LOW_SIZE 0x8000000000ull
+#define SHADOW_LOW_BIAS (SHADOW_BIAS - SHADOW_LOW_SIZE)
 
 /*
  * What a shadow does to its address space. va and len are multiples of the page size, prot is that
@@ -36,14 +45,15 @@ struct shadow_ops {
 	int (*protect)(void *opaque, gva_t va, u64 len, int prot);
 	int (*unmap)(void *opaque, gva_t va, u64 len);
 };
-/* In this process, at va + SHADOW_BIAS. opaque: the struct ram. */
+/* In this process, at va + SHADOW_BIAS, or, in the lower half, SHADOW_LOW_BIAS. opaque: the struct
+ * ram. */
 extern const struct shadow_ops shadow_host_ops;
 
 struct shadow_range {
 	gva_t first, last; /* its first and last byte; whole pages, within one half */
 	bool user;         /* for CPL 3 accesses, fetches among them; false: for CPL 0 data */
 };
-extern const struct shadow_range shadow_kernel_half;
+extern const struct shadow_range shadow_kernel_half, shadow_low_window;
 
 /* NULL if out of memory. All but range are borrowed. */
 struct shadow *shadow_new(struct ram *ram, struct stats *stats, const struct shadow_range *range,

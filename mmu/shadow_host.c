@@ -1,5 +1,5 @@
 /*
- * The address space of the kernel half: the monitor's own.
+ * The address space of the kernel half and of the low window: the monitor's own.
  *
  * Small mappings are populated at once. The access that missed would otherwise fault a second time,
  * in the host, and what fault-around adds has been accessed by the guest before; 2 MiB mappings are
@@ -13,10 +13,11 @@
 #define POPULATE_MAX (256 * KIB)
 
 const struct shadow_range shadow_kernel_half = {.first = SHADOW_FIRST, .last = ~0ull};
+const struct shadow_range shadow_low_window = {.last = SHADOW_LOW_SIZE - 1};
 
 static u8 *host_of(gva_t va)
 {
-	return (u8 *)(va + SHADOW_BIAS);
+	return (u8 *)(va + ((s64)va < 0 ? SHADOW_BIAS : SHADOW_LOW_BIAS));
 }
 
 static int host_map(void *opaque, gva_t va, u64 len, int prot, u64 offset)

@@ -72,21 +72,21 @@ struct char_back {
 	bool open; /* somebody is connected */
 
 	struct char_stream in, out;
-	bool ended;            /* no more input */
-	bool terminal;         /* goes on being read when there is no room */
-	bool escapes, escaped; /* Ctrl-a means something; it was the last byte */
-	bool feeding;          /* char_feed is on the stack */
-	bool broken;           /* writing failed: the rest is dropped, the end is to come */
+	bool ended;               /* no more input */
+	bool terminal;            /* goes on being read when there is no room */
+	bool escapes, escaped;    /* Ctrl-a means something; it was the last byte */
+	bool feeding;             /* char_feed is on the stack */
+	bool broken;              /* writing failed: the rest is dropped, the end is to come */
 	struct char_ring pending; /* output */
 	u64 progress;             /* when the reader last took something, ns */
 
 	/* pty, socket */
 	struct aio_watch event; /* a listening socket, one that connects */
 	int event_fd;
-	bool bound; /* the path of a listening socket is ours */
+	bool bound;            /* the path of a listening socket is ours */
 	struct aio_watch tick; /* a timer */
 	int tick_fd;
-	char name[32]; /* of the pseudo-terminal */
+	char name[32];         /* of the pseudo-terminal */
 	struct char_ring kept; /* ringbuf */
 };
 

@@ -84,10 +84,8 @@ static int stdio_start(struct char_back *b, char *err, size_t err_size)
 	return 0;
 }
 
-const struct char_ops char_stdio = {.start = stdio_start,
-				    .write = stdio_write,
-				    .broken = stdio_broken,
-				    .describe = describe_kind};
+const struct char_ops char_stdio = {
+    .start = stdio_start, .write = stdio_write, .broken = stdio_broken, .describe = describe_kind};
 
 /* ---- file ---- */
 
@@ -104,10 +102,8 @@ static void file_broken(struct char_back *b, int error)
 	console_fail(b->all->host.con, b->spec->path, error);
 }
 
-const struct char_ops char_file = {.open = file_open,
-				   .write = char_write_fd,
-				   .broken = file_broken,
-				   .describe = describe_kind};
+const struct char_ops char_file = {
+    .open = file_open, .write = char_write_fd, .broken = file_broken, .describe = describe_kind};
 
 /* ---- pipe ---- */
 

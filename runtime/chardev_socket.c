@@ -36,8 +36,7 @@ static socklen_t make_address(const struct char_spec *s, union address *a)
 	if (*s->path) {
 		a->un.sun_family = AF_UNIX;
 		/* chardev_spec.c has seen to it that it fits. */
-		memcpy(a->un.sun_path, s->path,
-		       strnlen(s->path, sizeof(a->un.sun_path) - 1));
+		memcpy(a->un.sun_path, s->path, strnlen(s->path, sizeof(a->un.sun_path) - 1));
 		return sizeof(a->un);
 	}
 	if (inet_pton(AF_INET6, host, &a->in6.sin6_addr) == 1) {

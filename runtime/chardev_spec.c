@@ -53,8 +53,8 @@ static int take_id(struct keyval *k, struct char_spec *s)
 			break;
 	}
 	if (*p || p == id)
-		return keyval_fail(k, "'%s' is no id: a letter, then letters, digits, '-', '.', '_'",
-				   id);
+		return keyval_fail(
+		    k, "'%s' is no id: a letter, then letters, digits, '-', '.', '_'", id);
 	return copy_text(k, "id", id, s->id, sizeof(s->id));
 }
 
@@ -167,10 +167,14 @@ static const struct {
 	enum char_kind kind;
 	int (*parse)(struct keyval *k, struct char_spec *s);
 } kinds[] = {
-    {"null", CHAR_NULL, parse_null},    {"stdio", CHAR_STDIO, parse_stdio},
-    {"file", CHAR_FILE, parse_file},    {"pipe", CHAR_PIPE, take_path},
-    {"pty", CHAR_PTY, parse_null},      {"socket", CHAR_SOCKET, parse_socket},
-    {"ringbuf", CHAR_RINGBUF, parse_ringbuf}, {"memory", CHAR_RINGBUF, parse_ringbuf},
+    {"null", CHAR_NULL, parse_null},
+    {"stdio", CHAR_STDIO, parse_stdio},
+    {"file", CHAR_FILE, parse_file},
+    {"pipe", CHAR_PIPE, take_path},
+    {"pty", CHAR_PTY, parse_null},
+    {"socket", CHAR_SOCKET, parse_socket},
+    {"ringbuf", CHAR_RINGBUF, parse_ringbuf},
+    {"memory", CHAR_RINGBUF, parse_ringbuf},
 };
 
 static int parse_kind(struct keyval *k, struct char_spec *s, const char *name)
@@ -181,8 +185,8 @@ static int parse_kind(struct keyval *k, struct char_spec *s, const char *name)
 	while (i < ARRAY_LEN(kinds) && strcmp(kinds[i].name, name))
 		i++;
 	if (i == ARRAY_LEN(kinds))
-		return keyval_fail(k, "'%s' is none of null, stdio, file, pipe, pty, socket, ringbuf",
-				   name);
+		return keyval_fail(
+		    k, "'%s' is none of null, stdio, file, pipe, pty, socket, ringbuf", name);
 	s->kind = kinds[i].kind;
 	rc = kinds[i].parse(k, s);
 	return rc ? rc : keyval_bool(k, "mux", &s->mux);

@@ -23,15 +23,15 @@ enum char_kind {
 
 struct char_spec {
 	enum char_kind kind;
-	bool mux;            /* several front ends may share it; Ctrl-a c goes round */
-	bool signal;         /* stdio: Ctrl-C keeps its meaning for the host */
-	bool append;         /* file */
-	bool server, wait;   /* socket: listen; wait for the first client before the guest starts */
-	bool nodelay;        /* TCP */
-	int fd;              /* socket: -1 if none was handed to us */
-	unsigned reconnect;  /* socket, client: seconds between attempts, 0: one attempt */
-	u32 size;            /* ringbuf: bytes, a power of two */
-	u16 port;            /* TCP */
+	bool mux;           /* several front ends may share it; Ctrl-a c goes round */
+	bool signal;        /* stdio: Ctrl-C keeps its meaning for the host */
+	bool append;        /* file */
+	bool server, wait;  /* socket: listen; wait for the first client before the guest starts */
+	bool nodelay;       /* TCP */
+	int fd;             /* socket: -1 if none was handed to us */
+	unsigned reconnect; /* socket, client: seconds between attempts, 0: one attempt */
+	u32 size;           /* ringbuf: bytes, a power of two */
+	u16 port;           /* TCP */
 	char id[CHAR_ID_MAX];
 	char path[CHAR_PATH_MAX]; /* file, pipe, unix socket */
 	char host[CHAR_HOST_MAX]; /* TCP: a numeric address; empty: any */

@@ -537,8 +537,8 @@ int chardevs_create(struct chardevs **out, const struct chardevs_host *host)
 }
 
 static const struct char_ops *const ops_of_kind[] = {
-    [CHAR_NULL] = &char_null, [CHAR_STDIO] = &char_stdio,     [CHAR_FILE] = &char_file,
-    [CHAR_PIPE] = &char_pipe, [CHAR_PTY] = &char_pty,         [CHAR_SOCKET] = &char_socket,
+    [CHAR_NULL] = &char_null,       [CHAR_STDIO] = &char_stdio, [CHAR_FILE] = &char_file,
+    [CHAR_PIPE] = &char_pipe,       [CHAR_PTY] = &char_pty,     [CHAR_SOCKET] = &char_socket,
     [CHAR_RINGBUF] = &char_ringbuf,
 };
 

@@ -526,6 +526,46 @@ static int opt_device(struct parser *p, const char *arg)
 	return 0;
 }
 
+static int add_drive(struct parser *p, const char *opt, const char *text, bool is_file)
+{
+	if (p->cfg->drive_count == DRIVE_MAX)
+		return fail(p, "'%s': more than %d drives", text, DRIVE_MAX);
+	p->cfg->drive[p->cfg->drive_count++] = (struct drive_spec){opt, text, is_file};
+	return 0;
+}
+
+static int opt_drive(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-drive", arg, false);
+}
+
+static int opt_hda(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-hda", arg, true);
+}
+
+static int opt_hdb(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-hdb", arg, true);
+}
+
+static int opt_hdc(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-hdc", arg, true);
+}
+
+static int opt_hdd(struct parser *p, const char *arg)
+{
+	return add_drive(p, "-hdd", arg, true);
+}
+
+static int opt_snapshot(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->snapshot = true;
+	return 0;
+}
+
 static int opt_nodefaults(struct parser *p, const char *arg)
 {
 	(void)arg;
@@ -573,6 +613,13 @@ static int opt_stopped(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->cfg->stopped = true;
+	return 0;
+}
+
+static int opt_daemonize(struct parser *p, const char *arg)
+{
+	(void)arg;
+	p->cfg->daemonize = true;
 	return 0;
 }
 
@@ -829,8 +876,11 @@ int cmdline_parse(struct config *cfg, int argc, char *const *argv, char *err, si
 {
 	struct parser p = {.cfg = cfg, .err = err, .err_size = err_size};
 
-	*cfg = (struct config){
-	    .ram_size = DEFAULT_RAM, .acpi = true, .fast_syscalls = true, .max_insns = ~0ull};
+	*cfg = (struct config){.ram_size = DEFAULT_RAM,
+			       .acpi = true,
+			       .fast_syscalls = true,
+			       .max_insns = ~0ull,
+			       .ready_fd = -1};
 	for (int i = 1, used; i < argc; i += used) {
 		int ret;
 

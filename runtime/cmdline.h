@@ -36,10 +36,17 @@ enum { LOG_GUEST_ERRORS = 16 };
 
 #define SERIAL_MAX     4
 #define DEVICE_MAX     64
+#define DRIVE_MAX      32
 #define NETDEV_MAX     16
 #define CHARDEV_MAX    16
 #define MON_MAX        8
 #define CHAR_USERS_MAX 4 /* of one character device that is shared */
+
+/* -drive's keys, or, with -hda, a file name. */
+struct drive_spec {
+	const char *opt, *text;
+	bool is_file;
+};
 
 /* A monitor: for people (readline) or programs (control, QMP). */
 struct mon_spec {
@@ -62,7 +69,9 @@ struct config {
 	bool no_shutdown; /* a guest that powers off leaves a stopped VM */
 	bool stopped;     /* -S */
 	const char *pidfile;
-	const char *uuid;                     /* NULL: none */
+	bool daemonize;
+	int ready_fd;     /* main's, for daemon_ready; -1 */
+	const char *uuid; /* NULL: none */
 	unsigned chardev_count;
 	struct char_spec chardev[CHARDEV_MAX];
 	unsigned serial_count;                /* ports the machine has */
@@ -79,6 +88,9 @@ struct config {
 	} debug_exit;
 	const char *device[DEVICE_MAX]; /* what plug.h makes, as given */
 	unsigned device_count;
+	struct drive_spec drive[DRIVE_MAX]; /* drive.h */
+	unsigned drive_count;
+	bool snapshot; /* of all drives: what is written is forgotten */
 	const char *netdev[NETDEV_MAX], *nic[NETDEV_MAX]; /* what netdevs.h makes, as given */
 	unsigned netdev_count, nic_count;
 	const struct plug_type *device_help; /* ACTION_DEVICE_HELP: of one type, NULL: all */

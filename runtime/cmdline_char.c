@@ -179,7 +179,7 @@ int cmdline_mon(struct config *cfg, const char *arg, struct cmdline_err *e)
  * else has is left to it. */
 static int add_default_serial(struct config *cfg, bool nographic, struct cmdline_err *e)
 {
-	if (find_stdio(cfg))
+	if (find_stdio(cfg) || cfg->daemonize)
 		return cmdline_serial(cfg, "none", e);
 	return cmdline_serial(cfg, nographic && !cfg->mon_given ? "mon:stdio" : "stdio", e);
 }
@@ -210,6 +210,9 @@ int cmdline_chars_finish(struct config *cfg, bool nographic, bool nodefaults, st
 	for (unsigned i = 0; !rc && i < cfg->serial_count; i++)
 		if (*cfg->serial[i])
 			rc = use(cfg, cfg->serial[i], users, e);
+	e->opt = "-daemonize";
+	if (!rc && cfg->daemonize && find_stdio(cfg))
+		rc = fail(e, "'%s' is stdio, which will lead nowhere", find_stdio(cfg)->id);
 	e->opt = "-mon";
 	for (unsigned i = 0; !rc && i < cfg->mon_count; i++)
 		rc = use(cfg, cfg->mon[i].chardev, users, e);

@@ -126,6 +126,7 @@ int doctor_main(int argc, char *const *argv, const char *lowland_err)
 			   "the address space is free where guest kernels lie");
 	doctor_check_host(&d);
 	doctor_try_spaces(&d);
+	doctor_try_net(&d);
 	doctor_try_kvm(&d);
 	if (json)
 		doctor_print_json(&d, stdout);

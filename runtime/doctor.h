@@ -45,6 +45,7 @@ void doctor_say(struct doctor *d, const char *id, enum doctor_level level, const
 void doctor_check_host(struct doctor *d);
 /* doctor_try.c: what is only known by trying. Before the process has threads. */
 void doctor_try_spaces(struct doctor *d);
+void doctor_try_net(struct doctor *d);
 void doctor_try_kvm(struct doctor *d);
 
 enum doctor_status doctor_verdict(const struct doctor *d);

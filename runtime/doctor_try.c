@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "doctor.h"
+#include "netdevs.h"
 #include "space.h"
 
 /* --- user spaces --- */
@@ -88,6 +89,42 @@ void doctor_try_spaces(struct doctor *d)
 	}
 	if (fd >= 0)
 		close(fd);
+}
+
+/* --- the network helper --- */
+
+/* Started without arguments it says how it is used; without its libraries it does not get so far.
+ */
+static bool helper_starts(const char *path)
+{
+	int status = -1, null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		dup2(null, 0), dup2(null, 1), dup2(null, 2);
+		execl(path, path, (char *)NULL);
+		_exit(127);
+	}
+	if (pid > 0)
+		waitpid(pid, &status, 0);
+	close(null);
+	return WIFEXITED(status) && WEXITSTATUS(status) != 127;
+}
+
+void doctor_try_net(struct doctor *d)
+{
+	char path[4096];
+
+	if (netdev_user_helper(path, sizeof(path)) && helper_starts(path))
+		doctor_say(d, "network", DOCTOR_OK, NULL, "-nic user works: %.100s", path);
+	else
+		doctor_say(
+		    d, "network", DOCTOR_NOTE,
+		    "put ringshift-net beside ringshift, or say where it is in RINGSHIFT_NET; "
+		    "it needs libslirp (Debian: libslirp0)",
+		    "the helper of -nic user does not start");
+	if (access("/dev/net/tun", R_OK | W_OK) == 0)
+		doctor_say(d, "tap", DOCTOR_INFO, NULL, "/dev/net/tun can be opened");
 }
 
 /* --- /dev/kvm --- */

@@ -105,8 +105,9 @@ static const char *take_id(const char *args, char *id, size_t size, FILE *out, c
 
 static void ringbuf_error(FILE *out, const char *id, ssize_t rc)
 {
-	fprintf(out, rc == -ENOENT ? "Error: Device '%s' not found\n"
-				   : "Error: %s is not a ringbuf device\n",
+	fprintf(out,
+		rc == -ENOENT ? "Error: Device '%s' not found\n"
+			      : "Error: %s is not a ringbuf device\n",
 		id);
 }
 
@@ -121,7 +122,8 @@ static void ringbuf_read(struct vm *vm, FILE *out, const char *args)
 	if (!rest)
 		return;
 	left = MIN(strtoul(rest, NULL, 0), MIB);
-	while (left && (n = chardevs_ringbuf_read(vm->chardevs, id, buf, MIN(left, sizeof(buf)))) > 0) {
+	while (left &&
+	       (n = chardevs_ringbuf_read(vm->chardevs, id, buf, MIN(left, sizeof(buf)))) > 0) {
 		for (ssize_t i = 0; i < n; i++) {
 			bool shown = (buf[i] >= ' ' && buf[i] < 0x7f) || buf[i] == '\n';
 
@@ -142,8 +144,8 @@ static void ringbuf_write(struct vm *vm, FILE *out, const char *args)
 {
 	char id[CHAR_ID_MAX];
 	const char *rest = take_id(args, id, sizeof(id), out, "ringbuf_write ID DATA");
-	ssize_t n = rest ? chardevs_ringbuf_write(vm->chardevs, id, (const u8 *)rest, strlen(rest))
-			 : 0;
+	ssize_t n =
+	    rest ? chardevs_ringbuf_write(vm->chardevs, id, (const u8 *)rest, strlen(rest)) : 0;
 
 	if (n < 0)
 		ringbuf_error(out, id, n);
@@ -204,18 +206,18 @@ char *hmp_execute(struct vm *vm, const char *line, size_t *len)
 	return text;
 }
 
-const char *hmp_complete(const char *text, unsigned i)
+const char *hmp_complete(const char *text, size_t *skip, unsigned i)
 {
-	static char buf[64];
-	bool of_info = !strncmp(text, "info ", 5);
-	const struct hmp_entry *e = of_info ? hmp_info : commands;
-	const char *word = of_info ? text + 5 : text;
+	const struct hmp_entry *e = commands;
 
+	*skip = 0;
+	if (!strncmp(text, "info ", 5)) {
+		e = hmp_info;
+		*skip = 5;
+	}
+	text += *skip;
 	for (; e->name; e++)
-		if (!strncmp(e->name, word, strlen(word)) && i-- == 0)
+		if (!strncmp(e->name, text, strlen(text)) && i-- == 0)
 			break;
-	if (!e->name || !of_info)
-		return e->name;
-	snprintf(buf, sizeof(buf), "info %s", e->name);
-	return buf;
+	return e->name;
 }

@@ -1,6 +1,7 @@
 /*
  * What the monitor shows of devices, and asks of the balloon.
  */
+#include "drive.h"
 #include "hmp.h"
 #include "netdevs.h"
 #include "plug.h"
@@ -31,10 +32,14 @@ void hmp_info_pci(struct vm *vm, FILE *out, const char *args)
 
 		if (!d)
 			continue;
-		fprintf(out, "  Bus  0, device %3u, function 0:\n    %s: PCI device %04x:%04x\n",
-			slot, d->name, pci_get(d, PCI_VENDOR_ID, 2), pci_get(d, PCI_DEVICE_ID, 2));
+		fprintf(
+		    out,
+		    "  Bus  0, device %3u, function 0:\n    %s: class %04x, PCI device %04x:%04x\n",
+		    slot, d->name, pci_get(d, PCI_REVISION, 4) >> 16, pci_get(d, PCI_VENDOR_ID, 2),
+		    pci_get(d, PCI_DEVICE_ID, 2));
 		if (pci_get(d, PCI_INTERRUPT_PIN, 1))
-			fprintf(out, "      IRQ %u, pin A\n", pci_get(d, PCI_INTERRUPT_LINE, 1));
+			fprintf(out, "      IRQ %u, pin A%s\n", pci_get(d, PCI_INTERRUPT_LINE, 1),
+				d->intx ? ", asserted" : "");
 		show_bars(out, d);
 	}
 }
@@ -49,6 +54,23 @@ void hmp_info_qtree(struct vm *vm, FILE *out, const char *args)
 {
 	(void)args;
 	plug_list(vm, out);
+}
+
+void hmp_info_block(struct vm *vm, FILE *out, const char *args)
+{
+	(void)args;
+	for (const struct drive *d = vm->drives; d; d = d->next) {
+		struct disk_info info;
+
+		disk_get_info(d->disk, &info);
+		fprintf(out, "%s: %s (%s%s)\n", d->id, disk_path(d->disk), info.format,
+			disk_is_writable(d->disk) ? "" : ", read-only");
+		fprintf(out, "    Attached to:      %s\n", d->taken ? "virtio-blk-pci" : "nothing");
+		fprintf(out, "    Cache mode:       %s\n", d->cache);
+		if (info.backing[0])
+			fprintf(out, "    Backing file:     %s (chain depth: %u)\n", info.backing,
+				disk_depth(d->disk));
+	}
 }
 
 static void no_balloon(FILE *out)

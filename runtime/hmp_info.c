@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "hmp.h"
+#include "plug.h"
 #include "runstate.h"
 #include "step.h"
 
@@ -69,15 +70,15 @@ static void irq(struct vm *vm, FILE *out, const char *args)
 	for (unsigned i = 0; i < 2; i++) {
 		const struct i8259_chip *c = &vm->pic.chip[i];
 
-		fprintf(out, "pic%u: pin=%02x requested=%02x isr=%02x imr=%02x base=%02x elcr=%02x\n",
-			i, c->pin, c->edge, c->isr, c->imr, c->base, c->elcr);
+		fprintf(out,
+			"pic%u: pin=%02x requested=%02x isr=%02x imr=%02x base=%02x elcr=%02x\n", i,
+			c->pin, c->edge, c->isr, c->imr, c->base, c->elcr);
 	}
 	for (unsigned i = 0; i < IOAPIC_PINS; i++) {
 		u64 e = vm->ioapic.entry[i];
 
-		fprintf(out,
-			"ioapic pin %2u: level=%u vector=%02x mode=%u %s%s%s dest=%02x%s%s\n", i,
-			vm->ioapic.pin >> i & 1, (unsigned)(e & 0xff), (unsigned)(e >> 8 & 7),
+		fprintf(out, "ioapic pin %2u: level=%u vector=%02x mode=%u %s%s%s dest=%02x%s%s\n",
+			i, vm->ioapic.pin >> i & 1, (unsigned)(e & 0xff), (unsigned)(e >> 8 & 7),
 			e & BIT(15) ? "level" : "edge", e & BIT(13) ? " low" : "",
 			e & BIT(16) ? " masked" : "", (unsigned)(e >> 56),
 			e & BIT(11) ? " logical" : "", e & BIT(14) ? " remote-irr" : "");
@@ -150,6 +151,7 @@ static void spaces(struct vm *vm, FILE *out, const char *args)
 
 const struct hmp_entry hmp_info[] = {
     {"balloon", "", "how much memory the balloon leaves the guest", hmp_info_balloon},
+    {"block", "", "drives", hmp_info_block},
     {"chardev", "", "character devices", chardev},
     {"cpus", "", "the processor", cpus},
     {"irq", "", "interrupt controllers", irq},

@@ -133,12 +133,12 @@ static void print_value(const struct dump *d, u64 v)
 	u64 sign = 1ull << (bits - 1);
 
 	switch (d->format) {
-	case 'd': fprintf(d->out, " %*lld", 3 * (int)d->size, (long long)((v ^ sign) - sign)); break;
+	case 'd':
+		fprintf(d->out, " %*lld", 3 * (int)d->size, (long long)((v ^ sign) - sign));
+		break;
 	case 'u': fprintf(d->out, " %*llu", 3 * (int)d->size, (unsigned long long)v); break;
 	case 'o': fprintf(d->out, " 0%0*llo", (int)(bits + 2) / 3, (unsigned long long)v); break;
-	case 'c':
-		fprintf(d->out, isprint((int)v) ? " '%c'" : " '\\x%02x'", (unsigned)v);
-		break;
+	case 'c': fprintf(d->out, isprint((int)v) ? " '%c'" : " '\\x%02x'", (unsigned)v); break;
 	default: fprintf(d->out, " 0x%0*llx", 2 * (int)d->size, (unsigned long long)v); break;
 	}
 }
@@ -264,9 +264,9 @@ static void walk_table(struct mem_walk *w, u64 table, unsigned level, unsigned t
 		    !(e & PTE_P))
 			continue;
 		/* The top level of PAE has no rights of its own. */
-		f = top == 3 && level == 3 ? flags
-					   : ((flags & e) & (PTE_U | PTE_W)) |
-						 ((flags | e) & PTE_NX);
+		f = top == 3 && level == 3
+			? flags
+			: ((flags & e) & (PTE_U | PTE_W)) | ((flags | e) & PTE_NX);
 		large = (e & PTE_PS) && level > 1 && level < (top == 3 ? 3u : 4u);
 		if (level == 1 || large)
 			add_leaf(w, canonical(at, top), 1ull << shift, f);

@@ -6,12 +6,21 @@
 
 #include "line_edit.h"
 
-enum { CTRL_C = 3, BACKSPACE = 8, TAB = 9, LF = 10, CR = 13, CTRL_U = 21, CTRL_W = 23, ESC = 27,
-       DELETE = 127 };
+enum {
+	CTRL_C = 3,
+	BACKSPACE = 8,
+	TAB = 9,
+	LF = 10,
+	CR = 13,
+	CTRL_U = 21,
+	CTRL_W = 23,
+	ESC = 27,
+	DELETE = 127
+};
 
 void line_edit_init(struct line_edit *e, void (*put)(void *, const char *, size_t),
-		    void (*run)(void *, const char *), const char *(*complete)(const char *, unsigned),
-		    void *opaque)
+		    void (*run)(void *, const char *),
+		    const char *(*complete)(const char *, size_t *, unsigned), void *opaque)
 {
 	memset(e, 0, sizeof(*e));
 	e->put = put;
@@ -90,25 +99,25 @@ static void show_history(struct line_edit *e, int step)
 static void complete(struct line_edit *e)
 {
 	const char *first, *other;
-	size_t common;
+	size_t common, skip;
 	unsigned i;
 
 	e->text[e->len] = 0;
-	first = e->complete(e->text, 0);
+	first = e->complete(e->text, &skip, 0);
 	if (!first)
 		return;
 	common = strlen(first);
-	for (i = 1; (other = e->complete(e->text, i)); i++)
+	for (i = 1; (other = e->complete(e->text, &skip, i)); i++)
 		for (size_t k = 0; k < common; k++)
 			if (first[k] != other[k])
 				common = k;
-	if (common > e->len) {
-		append(e, first + e->len, common - e->len);
+	if (skip + common > e->len || i == 1) {
+		append(e, first + (e->len - skip), common - (e->len - skip));
 		if (i == 1)
 			append(e, " ", 1);
 		return;
 	}
-	for (i = 0; (other = e->complete(e->text, i)); i++) {
+	for (i = 0; (other = e->complete(e->text, &skip, i)); i++) {
 		put(e, i ? "  " : "\r\n");
 		put(e, other);
 	}
@@ -139,11 +148,9 @@ static void key(struct line_edit *e, u8 b)
 	case LF: finish(e); break;
 	case BACKSPACE:
 	case DELETE: rub_out(e, 1); break;
+	case CTRL_C:
 	case CTRL_U: rub_out(e, e->len); break;
 	case CTRL_W: rub_out_word(e); break;
-	case CTRL_C:
-		rub_out(e, e->len);
-		break;
 	case TAB: complete(e); break;
 	case ESC: e->escape = 1; break;
 	default:

@@ -12,8 +12,8 @@
 struct line_edit {
 	void (*put)(void *opaque, const char *text, size_t len);
 	void (*run)(void *opaque, const char *line);
-	/* The i-th completion of a text, NULL after the last. */
-	const char *(*complete)(const char *text, unsigned i);
+	/* The i-th word that may stand at text + *skip (set by the call), NULL after the last. */
+	const char *(*complete)(const char *text, size_t *skip, unsigned i);
 	void *opaque;
 	char text[LINE_MAX_LEN + 1]; /* no terminator but while it is run */
 	size_t len;
@@ -24,8 +24,8 @@ struct line_edit {
 };
 
 void line_edit_init(struct line_edit *e, void (*put)(void *, const char *, size_t),
-		    void (*run)(void *, const char *), const char *(*complete)(const char *, unsigned),
-		    void *opaque);
+		    void (*run)(void *, const char *),
+		    const char *(*complete)(const char *, size_t *, unsigned), void *opaque);
 /* Begin a line anew. */
 void line_edit_reset(struct line_edit *e);
 void line_edit_receive(struct line_edit *e, const u8 *buf, size_t len);

@@ -19,6 +19,7 @@
 
 #include "acpi_tables.h"
 #include "bt_run.h"
+#include "drive.h"
 #include "loader.h"
 #include "lowland.h"
 #include "monitor.h"
@@ -322,6 +323,13 @@ static int wrmsr(void *opaque, u32 index, u64 val)
 	return rc;
 }
 
+static bool plain_msr(void *opaque, u32 index, struct msr_word *w)
+{
+	struct vm *vm = opaque;
+
+	return msr_word(&vm->msrs, index, w);
+}
+
 static int apic_msr_read(void *opaque, u32 index, u64 *val)
 {
 	struct vm *vm = opaque;
@@ -394,6 +402,7 @@ static const struct cpu_ops cpu_ops = {
     .cpuid = cpuid,
     .msr_read = rdmsr,
     .msr_write = wrmsr,
+    .msr_word = plain_msr,
     .hypercall = hypercall,
     .tsc = vm_tsc,
     .host_tsc = true,
@@ -737,8 +746,10 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	vm->timers.rearm = rearm;
 	rc = init_chardevs(vm, err, errlen);
 	rc = rc ? rc : init_ports(vm, err, errlen);
+	rc = rc ? rc : drive_open_all(vm, err, errlen);
 	rc = rc ? rc : netdevs_create(vm, err, errlen);
 	rc = rc ? rc : plug_devices(vm, err, errlen);
+	rc = rc ? rc : drive_plug_all(vm, err, errlen);
 	rc = rc ? rc : nics_create(vm, err, errlen);
 	return rc ? rc : monitors_create(&vm->monitors, vm, err, errlen);
 }
@@ -748,6 +759,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->host_timer_made)
 		timer_delete(vm->host_timer);
 	plug_destroy(vm);
+	drive_close_all(vm);
 	netdevs_destroy(vm);
 	monitors_destroy(vm->monitors);
 	chardevs_destroy(vm->chardevs);

@@ -9,8 +9,10 @@
 
 #include "cmdline.h"
 #include "console.h"
+#include "daemon.h"
 #include "doctor.h"
 #include "exit_status.h"
+#include "img.h"
 #include "lowland.h"
 #include "plug.h"
 #include "report.h"
@@ -58,6 +60,8 @@ int main(int argc, char **argv)
 	status = lowland_enter(err, sizeof(err));
 	if (argc > 1 && !strcmp(argv[1], "doctor"))
 		return finish_stdout(doctor_main(argc - 1, argv + 1, status ? err : NULL));
+	if (argc > 1 && !strcmp(argv[1], "img"))
+		return finish_stdout(img_main(argc - 1, argv + 1));
 	if (status) {
 		report_error(err);
 		return STATUS_ERROR;
@@ -78,6 +82,13 @@ int main(int argc, char **argv)
 		status = lowland_report(stdout) ? STATUS_ERROR : STATUS_OK;
 		return finish_stdout(status);
 	case ACTION_RUN: break;
+	}
+	if (cfg.daemonize) {
+		cfg.ready_fd = daemon_begin();
+		if (cfg.ready_fd < 0) {
+			report_error("-daemonize: cannot start a process");
+			return STATUS_ERROR;
+		}
 	}
 	status = vm_main(&cfg);
 	console_die_of_signal();

@@ -99,6 +99,14 @@ static bool valid_mtrr_def_type(const struct msr_state *m, u64 v)
 	return !(v & ~(MTRR_DEF_E | MTRR_DEF_FE | 0xffull)) && valid_mtrr_type(v);
 }
 
+static enum msr_rule rule_of(bool (*check)(const struct msr_state *m, u64 v))
+{
+	return check == valid_any         ? MSR_WRITE_ANY
+	       : check == valid_32        ? MSR_WRITE_32
+	       : check == valid_canonical ? MSR_WRITE_CANONICAL
+					  : MSR_WRITE_OTHER;
+}
+
 /* --- the registers with a function of their own --- */
 
 static u64 platform_info(const struct msr_state *m)
@@ -302,6 +310,25 @@ int msr_write(struct msr_state *m, u32 index, u64 val)
 #undef AMD
 #undef CALL
 	default: return unknown(m);
+	}
+}
+
+bool msr_word(struct msr_state *m, u32 index, struct msr_word *w)
+{
+	switch (index) {
+#define FIELD(number, NAME, where, check)                                                          \
+	case number:                                                                               \
+		*w = (struct msr_word){.place = &m->where, .writes = rule_of(check)};              \
+		return true;
+#define FIXED(number, NAME, value, on_write)
+#define AMD(number, NAME, value, on_write)
+#define CALL(first, last, NAME, function)
+#include "msr.def"
+#undef FIELD
+#undef FIXED
+#undef AMD
+#undef CALL
+	default: return false;
 	}
 }
 

@@ -26,8 +26,7 @@ struct user_helper {
 	const char *id;
 };
 
-/* The helper's path: from the environment, or beside the executable. */
-static bool find_helper(char *path, size_t size)
+bool netdev_user_helper(char *path, size_t size)
 {
 	const char *env = getenv(HELPER_ENV);
 	ssize_t n;
@@ -140,7 +139,7 @@ static struct netdev *create(struct vm *vm, const struct netdev_opts *o, char *e
 		return NULL;
 	}
 	h->id = o->id;
-	if (find_helper(path, sizeof(path)))
+	if (netdev_user_helper(path, sizeof(path)))
 		h->pid = spawn(path, o->text, fd[1]);
 	else
 		snprintf(err, err_size, "cannot find " HELPER);

@@ -28,4 +28,8 @@ MUST_CHECK int net_parse_mac(struct keyval *k, const char *text, u8 mac[6]);
 /* NULL if there is none of that name. */
 struct netdev *netdev_find(struct vm *vm, const char *id);
 
+/* Where the helper of -netdev user has to be: as the environment says, or beside the executable.
+ * False: that is nowhere. */
+bool netdev_user_helper(char *path, size_t size);
+
 #endif

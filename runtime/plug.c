@@ -9,18 +9,23 @@
 #define PORT_HELP "chardev=ID, name=NAME, nr=N, bus=ID.0 (of the virtio-serial-pci), id=NAME"
 
 const struct plug_type plug_types[] = {
+    {"virtio-balloon-pci", "virtio-balloon",
+     "deflate-on-oom=on|off, free-page-reporting=on|off, "
+     "guest-stats-polling-interval=SECONDS, " PLUG_VIRTIO_HELP,
+     plug_virtio_balloon},
     {"virtio-net-pci", "virtio-net",
      "netdev=ID, mac=XX:XX:XX:XX:XX:XX, host_mtu=N, rx_queue_size=N, tx_queue_size=N, csum=on|off, "
      "guest_csum=on|off, gso=on|off, host_tso4=on|off, host_tso6=on|off, guest_tso4=on|off, "
      "guest_tso6=on|off, mrg_rxbuf=on|off, status=on|off, ctrl_vq=on|off, " PLUG_VIRTIO_HELP,
      plug_virtio_net},
-    {"virtio-balloon-pci", "virtio-balloon",
-     "deflate-on-oom=on|off, free-page-reporting=on|off, "
-     "guest-stats-polling-interval=SECONDS, " PLUG_VIRTIO_HELP,
-     plug_virtio_balloon},
     {"virtio-rng-pci", "virtio-rng",
      "max-bytes=N, period=MS (how many random bytes in how many milliseconds), " PLUG_VIRTIO_HELP,
      plug_virtio_rng},
+    {"virtio-blk-pci", "virtio-blk",
+     "drive=ID (of -drive if=none), serial=TEXT, num-queues=N, queue-size=N, "
+     "write-cache=on|off|auto, config-wce=on|off, discard=on|off, write-zeroes=on|off, "
+     "logical_block_size=N, physical_block_size=N, " PLUG_VIRTIO_HELP,
+     plug_virtio_blk},
     {"virtio-serial-pci", "virtio-serial", "max_ports=N, " PLUG_VIRTIO_HELP, plug_virtio_serial},
     {"virtconsole", NULL, PORT_HELP, plug_virtconsole},
     {"virtserialport", NULL, PORT_HELP, plug_virtserialport},

@@ -64,6 +64,7 @@ void plug_describe_virtio(const struct virtio_pci *vp, FILE *out);
 /* --- the types; each in a file of its own --- */
 int plug_virtio_net(struct vm *vm, struct keyval *k);
 int plug_virtio_rng(struct vm *vm, struct keyval *k);
+int plug_virtio_blk(struct vm *vm, struct keyval *k);
 int plug_virtio_balloon(struct vm *vm, struct keyval *k);
 int plug_virtio_serial(struct vm *vm, struct keyval *k);
 int plug_virtconsole(struct vm *vm, struct keyval *k);

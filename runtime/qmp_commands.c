@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "control.h"
+#include "drive.h"
 #include "hmp.h"
 #include "plug.h"
 #include "qmp.h"
@@ -15,7 +16,6 @@
 /* Whose QMP this follows: clients look at the number to know what there may be. */
 #define QEMU_MAJOR 7
 #define QEMU_MINOR 2
-
 
 json_t *qmp_version(void)
 {
@@ -98,10 +98,9 @@ static json_t *query_schema(struct qmp_call *call)
 	for (size_t i = 0; i < qmp_command_count; i++) {
 		const struct qmp_command *c = &qmp_commands[i];
 
-		json_array_append_new(list,
-				      json_pack("{s:s, s:s, s:s+, s:s, s:b}", "name", c->name,
-						"meta-type", "command", "arg-type", c->name, "-arg",
-						"ret-type", "any", "allow-oob", 0));
+		json_array_append_new(list, json_pack("{s:s, s:s, s:s+, s:s, s:b}", "name", c->name,
+						      "meta-type", "command", "arg-type", c->name,
+						      "-arg", "ret-type", "any", "allow-oob", 0));
 		json_array_append_new(list, schema_args(c));
 	}
 	for (size_t i = 0; i < ARRAY_LEN(events); i++)
@@ -151,9 +150,9 @@ static json_t *query_machines(struct qmp_call *call)
 
 	(void)call;
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		json_t *m = json_pack("{s:s, s:i, s:b, s:b, s:b}", "name", names[i], "cpu-max", 1,
-				      "hotpluggable-cpus", 0, "numa-mem-supported", 0, "deprecated",
-				      0);
+		json_t *m =
+		    json_pack("{s:s, s:i, s:b, s:b, s:b}", "name", names[i], "cpu-max", 1,
+			      "hotpluggable-cpus", 0, "numa-mem-supported", 0, "deprecated", 0);
 
 		if (i == 0)
 			json_object_set_new(m, "is-default", json_true());
@@ -194,6 +193,50 @@ static json_t *query_chardev(struct qmp_call *call)
 
 	chardevs_list(call->vm->chardevs, list_chardev, list);
 	return list;
+}
+
+static json_t *pci_regions(const struct pci_dev *d)
+{
+	json_t *list = json_array();
+
+	for (int i = 0; i < PCI_BARS; i++) {
+		const struct pci_bar *bar = &d->bar[i];
+
+		if (bar->size)
+			json_array_append_new(list,
+					      json_pack("{s:i, s:s, s:I, s:I, s:b, s:b}", "bar", i,
+							"type", "memory", "address",
+							bar->mapped ? (json_int_t)bar->base : -1,
+							"size", (json_int_t)bar->size, "prefetch",
+							bar->prefetch, "mem_type_64", bar->is64));
+	}
+	return list;
+}
+
+static json_t *pci_function(const struct pci_dev *d)
+{
+	json_t *f = json_pack(
+	    "{s:i, s:i, s:i, s:{s:i, s:s}, s:{s:i, s:i, s:i, s:i}, s:i, s:s, s:o}", "bus", 0,
+	    "slot", d->slot, "function", 0, "class_info", "class",
+	    (int)(pci_get(d, PCI_REVISION, 4) >> 16), "desc", d->name, "id", "vendor",
+	    (int)pci_get(d, PCI_VENDOR_ID, 2), "device", (int)pci_get(d, PCI_DEVICE_ID, 2),
+	    "subsystem-vendor", (int)pci_get(d, PCI_SUBSYSTEM_VENDOR, 2), "subsystem",
+	    (int)pci_get(d, PCI_SUBSYSTEM_ID, 2), "irq_pin", d->cfg[PCI_INTERRUPT_PIN], "qdev_id",
+	    "", "regions", pci_regions(d));
+
+	if (f && d->cfg[PCI_INTERRUPT_PIN])
+		json_object_set_new(f, "irq", json_integer(d->cfg[PCI_INTERRUPT_LINE]));
+	return f;
+}
+
+static json_t *query_pci(struct qmp_call *call)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < PCI_SLOTS; i++)
+		if (call->vm->pci.dev[i])
+			json_array_append_new(list, pci_function(call->vm->pci.dev[i]));
+	return json_pack("[{s:i, s:o}]", "bus", 0, "devices", list);
 }
 
 /* ---- orders ---- */
@@ -249,9 +292,9 @@ static json_t *human_monitor_command(struct qmp_call *call)
 
 static json_t *ringbuf_error(struct qmp_call *call, ssize_t rc)
 {
-	return rc == -ENOENT ? qmp_fail(call, "Device '%.60s' not found", string_arg(call, "device"))
-			     : qmp_fail(call, "%.60s is not a ringbuf device",
-					string_arg(call, "device"));
+	return rc == -ENOENT
+		   ? qmp_fail(call, "Device '%.60s' not found", string_arg(call, "device"))
+		   : qmp_fail(call, "%.60s is not a ringbuf device", string_arg(call, "device"));
 }
 
 static bool utf8_only(struct qmp_call *call)
@@ -307,8 +350,8 @@ static json_t *pmemsave(struct qmp_call *call)
 {
 	u64 from = (u64)int_arg(call, "val"), size = (u64)int_arg(call, "size");
 	const char *path = string_arg(call, "filename");
-	u8 *mem = size && size <= call->vm->ram.high_end ? ram_ptr(&call->vm->ram, from, size)
-							  : NULL;
+	u8 *mem =
+	    size && size <= call->vm->ram.high_end ? ram_ptr(&call->vm->ram, from, size) : NULL;
 	int fd;
 
 	if (!mem)
@@ -357,11 +400,44 @@ static json_t *balloon(struct qmp_call *call)
 	return plug_balloon_set(call->vm, (u64)value) ? json_object() : no_balloon(call);
 }
 
-/* There are no disks in this version. */
+static json_t *image_info(const struct drive *d, const struct disk_info *info)
+{
+	json_t *image = json_pack("{s:s, s:s, s:I, s:I}", "filename", disk_path(d->disk), "format",
+				  info->format, "virtual-size", (json_int_t)info->size,
+				  "actual-size", (json_int_t)info->allocated);
+
+	if (info->cluster_size)
+		json_object_set_new(image, "cluster-size", json_integer(info->cluster_size));
+	if (info->backing[0])
+		json_object_set_new(image, "backing-filename", json_string(info->backing));
+	return image;
+}
+
+static json_t *drive_info(const struct drive *d)
+{
+	struct disk_info info;
+	json_t *inserted;
+
+	disk_get_info(d->disk, &info);
+	inserted = json_pack("{s:s, s:s, s:b, s:b, s:i, s:{s:b, s:b, s:b}, s:o}", "file",
+			     disk_path(d->disk), "drv", info.format, "ro",
+			     !disk_is_writable(d->disk), "encrypted", false, "backing_file_depth",
+			     (int)disk_depth(d->disk), "cache", "writeback", d->writeback, "direct",
+			     d->direct, "no-flush", d->no_flush, "image", image_info(d, &info));
+	if (info.backing[0])
+		json_object_set_new(inserted, "backing_file", json_string(info.backing));
+	return json_pack("{s:s, s:s, s:b, s:b, s:s, s:o}", "device", d->id, "type", "unknown",
+			 "removable", false, "locked", false, "io-status", "ok", "inserted",
+			 inserted);
+}
+
 static json_t *query_block(struct qmp_call *call)
 {
-	(void)call;
-	return json_array();
+	json_t *all = json_array();
+
+	for (const struct drive *d = call->vm->drives; d; d = d->next)
+		json_array_append_new(all, drive_info(d));
+	return all;
 }
 
 const struct qmp_command qmp_commands[] = {

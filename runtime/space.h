@@ -58,10 +58,10 @@ MUST_CHECK int space_unmap(struct space *sp, u64 va, u64 len);
 bool space_queued(const struct space *sp);
 
 /*
- * System calls without a signal (space_fast.c): SPACE_PATCH_LEN bytes of code are replaced in a
- * copy of their page by a jump through a slot; each space that maps the copy says what the slot
- * stands for there. Code that is entered at the second instruction of a site leaves with #UD or #GP
- * there.
+ * Patched code (space_fast.c): SPACE_PATCH_LEN bytes are replaced in a copy of their page by a jump
+ * through a slot; each space that maps the copy says what the slot stands for there. So system
+ * calls leave without a signal, and what would show the host shows the guest. Code that is entered
+ * at the second instruction of a site leaves with #UD or #GP there.
  *
  * Copies are pages of the pool; space_copy is where to write one. space_map_copy is as space_map,
  * for reading and executing. Slots are to be set before guest code can see a copy that names them,
@@ -74,18 +74,20 @@ bool space_queued(const struct space *sp);
 enum space_site_kind {
 	SPACE_SITE_PAIR,    /* MOV imm32 to EAX or RAX, of 5 or 7 bytes, and SYSCALL */
 	SPACE_SITE_SYSCALL, /* SYSCALL and an instruction of at least 5 bytes */
+	SPACE_SITE_LIMIT,   /* MOV imm32 to a register and LSL of it, SPACE_LIMIT_LEN bytes */
 };
+#define SPACE_LIMIT_LEN 8
 struct space_site {
 	enum space_site_kind kind;
-	u32 nr;      /* of a pair */
-	u8 len;      /* of its MOV; of the instruction behind a SYSCALL */
-	u8 insn[15]; /* that instruction, the same wherever it is executed */
+	u32 nr;      /* of a pair; what LSL is to find */
+	u8 len;      /* of a pair's MOV; of the instruction behind a SYSCALL */
+	u8 insn[15]; /* that instruction, the same wherever it is executed; MOV and LSL */
 };
 /* Can patched code work in this space? It depends on the place. */
 bool space_fast_able(const struct space *sp);
 u8 *space_copy(struct space_pool *pool, unsigned copy);
 void space_fast_patch(u8 site[SPACE_PATCH_LEN], unsigned slot);
-/* next: the address behind the system call. */
+/* next: the address behind the system call, or the LSL. */
 void space_fast_set(struct space *sp, unsigned slot, const struct space_site *site, u64 next);
 void space_fast_unset(struct space *sp, unsigned slot);
 MUST_CHECK int space_map_copy(struct space *sp, u64 va, unsigned copy);
@@ -103,10 +105,25 @@ MUST_CHECK int space_sync(struct space *sp);
  */
 MUST_CHECK int space_park(struct space *sp);
 
+/*
+ * Descriptors of its own that guest code is to find at the places where Linux has them: 12 to 14 of
+ * the GDT, and the LDT. raw: as in memory; what the host does not let user code have (system
+ * segments, other privilege levels, 64-bit code, none accessed) is not there. A change of the first
+ * takes effect with the next run, of the LDT at once; there errors are as space_sync's.
+ */
+#define SPACE_TLS_FIRST 12
+#define SPACE_TLS       3
+void space_set_tls(struct space *sp, const u64 raw[SPACE_TLS]);
+MUST_CHECK int space_set_ldt(struct space *sp, unsigned from, const u64 *raw, unsigned n);
+/* What guest code finds there, 0: nothing. */
+u64 space_descriptor(const struct space *sp, u16 sel);
+/* Can space_run load DS, ES, FS and GS with it? */
+bool space_selector_valid(const struct space *sp, u16 sel);
+
 struct space_regs {
 	u64 gpr[16]; /* the manual's order: rax rcx rdx rbx rsp rbp rsi rdi r8.. */
 	u64 rip, rflags, fs_base, gs_base;
-	u16 cs, ss, ds, es, fs, gs; /* cs: SPACE_CS32 or SPACE_CS64 */
+	u16 cs, ss, ds, es, fs, gs;
 };
 #define SPACE_CS32 0x23
 #define SPACE_CS64 0x33
@@ -116,7 +133,7 @@ enum space_exit_kind {
 	SPACE_INT80,   /* INT 0x80, or SYSCALL in 32-bit code; RIP after it, RAX low half */
 	SPACE_FAULT,   /* an exception: vector, error, cr2, dr6 */
 	SPACE_KICKED,  /* space_kick or *stop; now and then for no reason at all */
-	SPACE_DEAD     /* it is gone: the registers are those of the entry */
+	SPACE_DEAD /* it is gone: the registers are those of the entry; how far it got is unknown */
 };
 
 struct space_exit {
@@ -133,10 +150,10 @@ struct space_exit {
  * when whoever sets it also calls space_kick, otherwise within 10 ms; not a guest instruction runs
  * if it was non-zero before.
  *
- * 0 and *ex, or negative errno: -EINVAL if cs is neither code segment, RIP or a base is not
- * canonical (nothing ran), else as space_sync. RFLAGS: only what user code can change counts. A
- * data segment that is not null is flat (the host's 0x2b); the selector comes back as it was
- * given unless guest code loaded another.
+ * 0 and *ex, or negative errno: -EINVAL if cs is neither code segment, a selector is not valid, RIP
+ * or a base is not canonical (nothing ran), else as space_sync. RFLAGS: only what user code can
+ * change counts. SS is the host's flat data segment. All come back as guest code had them: CS can
+ * be one of the LDT then.
  */
 MUST_CHECK int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop,
 			 struct space_exit *ex);
@@ -148,11 +165,12 @@ void space_kick(struct space *sp);
  * The guest's vector state: an XSAVE image in standard format, of the components space_xsave_mask.
  * Read gives an image that XRSTOR takes, whatever guest code did. Write takes any image: bits that
  * would make XRSTOR fault are dropped. Both only between runs. After a fast system call the state
- * is in the space's registers: reading it costs a hand-over, and it is lost if the space is dead.
+ * is in the space's registers: reading it costs a hand-over, and if the space is dead it is lost:
+ * false, and what is read is the initial state.
  */
 size_t space_xsave_size(const struct space_pool *pool);
 u64 space_xsave_mask(const struct space_pool *pool);
-void space_xsave_read(struct space *sp, void *image);
+bool space_xsave_read(struct space *sp, void *image);
 void space_xsave_write(struct space *sp, const void *image);
 
 #endif

@@ -84,7 +84,7 @@ struct space_exit space_exit_stub(u64 rip)
 	    .kind = SPACE_FAULT, .vector = VECTOR_PF, .error = 0x14, .cr2 = rip};
 }
 
-static void get_regs(const struct frame_context *c, struct space_regs *r)
+static void get_regs(const struct space *sp, const struct frame_context *c, struct space_regs *r)
 {
 	const u64 gpr[16] = {c->rax, c->rcx, c->rdx, c->rbx, c->rsp, c->rbp, c->rsi, c->rdi,
 			     c->r8,  c->r9,  c->r10, c->r11, c->r12, c->r13, c->r14, c->r15};
@@ -92,24 +92,20 @@ static void get_regs(const struct frame_context *c, struct space_regs *r)
 	memcpy(r->gpr, gpr, sizeof(gpr));
 	r->rip = c->rip;
 	r->rflags = (c->rflags & SPACE_USER_FLAGS) | SPACE_FLAGS_FIXED;
-	r->cs = c->cs == SPACE_CS32 ? SPACE_CS32 : SPACE_CS64;
+	r->ss = c->ss;
+	r->cs = c->cs;
+	if (r->cs != SPACE_CS32 && !space_code_selector(sp, r->cs))
+		r->cs = SPACE_CS64;
 }
 
-/* A selector that guest code has not changed is the one the caller gave. */
 static void get_segments(struct space *sp, struct space_regs *r)
 {
 	const struct space_state *st = space_state(sp);
-	const struct space_ctl *c = space_ctl(sp);
 
-#define SELECTOR(s)                                                                                \
-	sp->has.s = st->s;                                                                         \
-	if (sp->has.s != c->s)                                                                     \
-		r->s = sp->has.s;
-	SELECTOR(ds)
-	SELECTOR(es)
-	SELECTOR(fs)
-	SELECTOR(gs)
-#undef SELECTOR
+	r->ds = sp->has.ds = st->ds;
+	r->es = sp->has.es = st->es;
+	r->fs = sp->has.fs = st->fs;
+	r->gs = sp->has.gs = st->gs;
 	r->fs_base = sp->has.fs_base = st->fs_base;
 	r->gs_base = sp->has.gs_base = st->gs_base;
 	sp->segments = true;
@@ -175,15 +171,54 @@ static bool take_xsave(struct space *sp, const struct frame *f)
 	return true;
 }
 
+/*
+ * The host has not taken a descriptor, or has no system calls for 32-bit code and the stub was
+ * caught making one. Then the run has not taken place.
+ */
+static bool refused(const struct space *sp, u32 kind, u64 frame)
+{
+	u64 rip;
+
+	if (!(space_ctl(sp)->order >> ORDER_TLS))
+		return false;
+	if (kind != KIND_STUB || frame < SPACE_STACK || frame & 7 ||
+	    frame > SPACE_STACK_TOP - sizeof(struct frame))
+		return kind == KIND_REFUSED;
+	memcpy(&rip, sp->slot + frame + UC_RIP, sizeof(rip));
+	return rip == sp->base + (u64)(space_stub_tls - space_stub);
+}
+
+/*
+ * Guest code was interrupted at an address of the stub. True: it was on a way it is meant to take,
+ * and the exit is complete.
+ */
+static bool decode_in_stub(struct space *sp, int signo, struct space_regs *r, struct space_exit *ex,
+			   u32 *kind)
+{
+	if (r->cs == SPACE_CS64 && signo == SIGTRAP && space_fast_trap(sp, r, ex) &&
+	    ex->kind == SPACE_SYSCALL)
+		return true;
+	if (space_meets_stub(sp, r->rip, 1) &&
+	    (r->cs != SPACE_CS64 || signo == SIGSYS || !space_fast_undo(sp, r)))
+		*kind = KIND_STUB;
+	return false;
+}
+
 bool space_exit_decode(struct space *sp, struct space_regs *regs, struct space_exit *ex)
 {
 	const struct space_state *st = space_state(sp);
 	u32 kind = atomic_load(&st->kind);
 	u64 off = atomic_load(&st->frame) - sp->base;
 	struct frame f;
+	bool flat;
 
 	ex->kind = SPACE_KICKED;
 	sp->segments = false;
+	if (refused(sp, kind, off)) {
+		space_tls_refused(sp);
+		return true;
+	}
+	space_tls_done(sp, kind != KIND_NOT_ENTERED);
 	if (kind == KIND_NOT_ENTERED)
 		return true;
 	sp->serialize = false;
@@ -201,17 +236,12 @@ bool space_exit_decode(struct space *sp, struct space_regs *regs, struct space_e
 	memcpy(&f, sp->slot + off, sizeof(f));
 	if (!take_xsave(sp, &f))
 		return false;
-	get_regs(&f.c, regs);
+	get_regs(sp, &f.c, regs);
 	get_segments(sp, regs);
-	if (kind == KIND_GUEST && space_meets_stub(sp, regs->rip, 1)) {
-		/* Code of ours that guest code is meant to enter, if at all. */
-		if (f.info.signo == SIGTRAP && space_fast_trap(sp, regs, ex) &&
-		    ex->kind == SPACE_SYSCALL)
-			return true;
-		if (space_meets_stub(sp, regs->rip, 1) &&
-		    (f.info.signo == SIGSYS || !space_fast_undo(sp, regs)))
-			kind = KIND_STUB;
-	}
+	flat = regs->cs == SPACE_CS64 || regs->cs == SPACE_CS32;
+	if (kind == KIND_GUEST && flat && space_meets_stub(sp, regs->rip, 1) &&
+	    decode_in_stub(sp, f.info.signo, regs, ex, &kind))
+		return true;
 	/* The host's vsyscall page may have faulted on behalf of the call. */
 	if (kind == KIND_STUB || (in_vsyscall(regs->rip) && f.info.signo == SIGSEGV)) {
 		*ex = space_exit_stub(regs->rip);

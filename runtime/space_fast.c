@@ -1,26 +1,30 @@
 /*
- * System calls without a signal. In a copy of a code page seven bytes are
+ * Patched code: system calls without a signal. In a copy of a code page seven bytes are
  *
  *     ff 24 e5 addr32    jmp *slot
  *
  * and the slot, in the space's own stub, points to a trampoline there, which loads RCX with the
  * address behind the system call, as SYSCALL does, and jumps to space_stub_fast. Copies are shared
  * by all spaces and name a slot; what it stands for, the address above all, is each space's own.
- * Two kinds of sites can be patched:
+ * Three kinds of sites can be patched:
  *
  *     SPACE_SITE_SYSCALL  0f 05 and an instruction of 5 bytes or more that is the same anywhere, as
  *                         the comparison with -4095 that follows in most C libraries. The way back
  *                         is not to the instruction, which is gone, but to its copy in the
  *                         trampoline (space_fast_resume).
  *     SPACE_SITE_PAIR     MOV of the number to EAX, b8 imm32, or RAX, 48 c7 c0 imm32, and SYSCALL.
+ *     SPACE_SITE_LIMIT    MOV of a selector to a register and LSL of it: Linux's way to tell
+ * programs the number of their processor, which is the host's as it stands. The trampoline executes
+ * LSL of another selector, for the flags, which it changes but for ZF not, and loads what the guest
+ * has as the limit.
  *
  * A site can be entered in the middle. A kernel restarts system calls at their SYSCALL, a program
  * may have been interrupted between any two of its instructions, or jump there. In a pair SYSCALL
- * is at 7, behind the patch, or at 5: slots lie at 0x001eexxx, so there is 1e, no instruction in
- * 64-bit mode: #UD. In the other kind the second instruction is at 2: there is e5, the input from a
- * port: #GP (that is why the SIB byte is not the usual 25; without base and index the scale means
- * nothing). Whoever steps the instruction then, in the guest's own memory, finds what was there.
- * Only a stub at one of the places gives such slots.
+ * is at 7, behind the patch, or, as LSL, at 5: slots lie at 0x001eexxx, so there is 1e, no
+ * instruction in 64-bit mode: #UD. In the other kind the second instruction is at 2: there is e5,
+ * the input from a port: #GP (that is why the SIB byte is not the usual 25; without base and index
+ * the scale means nothing). Whoever steps the instruction then, in the guest's own memory, finds
+ * what was there. Only a stub at one of the places gives such slots.
  *
  * Interrupted in a trampoline or on the way into the stub, guest code is put back to where it was
  * (space_fast_undo).
@@ -39,9 +43,12 @@
 #define COPIES_SIZE (SPACE_COPIES * PAGE_SIZE)
 #define COPIES_AT   (LOWLAND_SPACES + GIB)
 
-#define INSN_LEN_MAX 15
-#define JMP_LEN      5 /* e9 rel32 */
-#define JMP_MEM_LEN  6 /* ff 25 rel32 */
+#define INSN_LEN_MAX  15
+#define SELECTOR_FLAT 0x2b
+#define JMP_LEN       5 /* e9 rel32 */
+#define JMP_MEM_LEN   6 /* ff 25 rel32 */
+#define MOV_LEN       5 /* b8 imm32 */
+#define LSL_LEN       3 /* 0f 03 modrm */
 
 /* Not in our headers' version of fcntl.h everywhere. */
 #ifndef F_SEAL_FUTURE_WRITE
@@ -56,7 +63,7 @@ struct trampoline {
 	u8 kind;                      /* 0: free; else enum space_site_kind + 1 */
 	u8 rcx, jump, tail, tail_end; /* offsets of its instructions; tail 0: there is none */
 	u8 before;                    /* length of the site up to next */
-	u8 unused[2];
+	u8 source, limit;             /* of an LSL: its registers */
 };
 _Static_assert(sizeof(struct trampoline) == TRAMPOLINE_SIZE, "trampoline");
 
@@ -126,15 +133,42 @@ static u16 *hint(struct space *sp, u64 next)
 	return &sp->fast_hint[next * 0x9e3779b97f4a7c15ull >> (64 - SPACE_HINT_BITS)];
 }
 
-void space_fast_set(struct space *sp, unsigned slot, const struct space_site *site, u64 next)
+/* On to t->behind. */
+static void put_jump_behind(struct trampoline *t, u8 *p)
 {
-	struct trampoline *t = trampoline(sp, slot);
+	u32 rel = (u32)(offsetof(struct trampoline, behind) - (u64)(p - t->code) - JMP_MEM_LEN);
+
+	put(put(p, "\xff\x25", 2), &rel, 4);
+}
+
+static u8 *put_mov(u8 *p, u8 reg, u32 value)
+{
+	*p = 0xb8 | reg;
+	return put(p + 1, &value, 4);
+}
+
+/* MOV flat, LSL, MOV selector, MOV limit: the last two may be the same register. */
+static void set_limit(struct trampoline *t, const struct space_site *site)
+{
+	u8 lsl[LSL_LEN] = {0x0f, 0x03, site->insn[SPACE_LIMIT_LEN - 1]}, *p = t->code;
+	u32 sel;
+
+	memcpy(&sel, site->insn + 1, sizeof(sel));
+	t->source = site->insn[0] & 7;
+	t->limit = lsl[2] >> 3 & 7;
+	t->before = SPACE_LIMIT_LEN;
+	t->behind = t->next;
+	p = put(put_mov(p, t->source, SELECTOR_FLAT), lsl, LSL_LEN);
+	put_jump_behind(t, put_mov(put_mov(p, t->source, sel), t->limit, site->nr));
+}
+
+static void set_syscall(struct space *sp, struct trampoline *t, unsigned slot,
+			const struct space_site *site, u64 next)
+{
 	u64 here = SPACE_FAST_CODE + slot * sizeof(*t);
 	u8 *p = t->code;
 	u32 rel;
 
-	BUG_ON(slot >= SPACE_SLOTS_FAST || site->len > INSN_LEN_MAX);
-	*t = (struct trampoline){.kind = (u8)(site->kind + 1), .next = next};
 	t->before = SPACE_SYSCALL_LEN + (site->kind == SPACE_SITE_PAIR ? site->len : 0);
 	if (site->kind == SPACE_SITE_PAIR)
 		p = put(put(p, "\xb8", 1), &site->nr, 4);
@@ -147,11 +181,23 @@ void space_fast_set(struct space *sp, unsigned slot, const struct space_site *si
 		t->tail = (u8)(p - t->code);
 		p = put(p, site->insn, site->len);
 		t->tail_end = (u8)(p - t->code);
-		rel = (u32)(offsetof(struct trampoline, behind) - t->tail_end - JMP_MEM_LEN);
-		put(put(p, "\xff\x25", 2), &rel, 4);
+		put_jump_behind(t, p);
 		t->behind = next + site->len;
 		*hint(sp, next) = (u16)slot;
 	}
+}
+
+void space_fast_set(struct space *sp, unsigned slot, const struct space_site *site, u64 next)
+{
+	struct trampoline *t = trampoline(sp, slot);
+	u64 here = SPACE_FAST_CODE + slot * sizeof(*t);
+
+	BUG_ON(slot >= SPACE_SLOTS_FAST || site->len > INSN_LEN_MAX);
+	*t = (struct trampoline){.kind = (u8)(site->kind + 1), .next = next};
+	if (site->kind == SPACE_SITE_LIMIT)
+		set_limit(t, site);
+	else
+		set_syscall(sp, t, slot, site, next);
 	((u64 *)(sp->slot + SPACE_FAST))[slot] = sp->base + here;
 	/* Another processor runs what this one has written: it has to execute something that
 	 * serializes in between. SDM vol. 3, 8.1.3. */
@@ -208,6 +254,27 @@ void space_fast_decode(struct space *sp, struct space_regs *r, struct space_exit
 	*ex = space_exit_stub(r->rip);
 }
 
+static u32 moved(const struct trampoline *t, unsigned at)
+{
+	u32 value;
+
+	memcpy(&value, t->code + at + 1, sizeof(value));
+	return value;
+}
+
+/* Interrupted in the trampoline of an LSL: not executed before the LSL, complete behind it. */
+static bool undo_limit(const struct trampoline *t, struct space_regs *r, unsigned at)
+{
+	const unsigned behind = MOV_LEN + LSL_LEN;
+
+	r->rip = at < behind ? t->next - t->before : t->next;
+	if (at >= behind) {
+		r->gpr[t->source] = moved(t, behind);
+		r->gpr[t->limit] = moved(t, behind + MOV_LEN);
+	}
+	return true;
+}
+
 /* Interrupted in a trampoline. */
 static bool undo_trampoline(const struct space *sp, struct space_regs *r, u64 off)
 {
@@ -216,6 +283,8 @@ static bool undo_trampoline(const struct space *sp, struct space_regs *r, u64 of
 
 	if (!t->kind)
 		return false;
+	if (t->kind - 1 == SPACE_SITE_LIMIT)
+		return undo_limit(t, r, at);
 	if (at == t->rcx || at == t->jump)
 		r->rip = t->next - SPACE_SYSCALL_LEN;
 	else if (at == 0)
@@ -239,11 +308,13 @@ bool space_fast_trap(const struct space *sp, struct space_regs *r, struct space_
 	t = trampoline(sp, (unsigned)(off / sizeof(*t)));
 	if (!t->kind)
 		return false;
+	if (t->kind - 1 == SPACE_SITE_LIMIT) {
+		r->gpr[t->source] = moved(t, MOV_LEN + LSL_LEN);
+		r->rip = t->next - LSL_LEN;
+		return true;
+	}
 	if (t->kind - 1 == SPACE_SITE_PAIR) {
-		u32 nr;
-
-		memcpy(&nr, t->code + 1, sizeof(nr));
-		r->gpr[0] = nr;
+		r->gpr[0] = moved(t, 0);
 		r->rip = t->next - SPACE_SYSCALL_LEN;
 		return true;
 	}

@@ -24,6 +24,9 @@
 #define SPACE_COPIES_FD 1
 #define SPACE_POOL_FD   2
 
+#define LDT_WRITE   0x11 /* modify_ldt's function */
+#define LDT_ENTRIES 8192
+
 enum space_command_kind { COMMAND_MAP, COMMAND_COPY, COMMAND_PROTECT, COMMAND_UNMAP };
 
 struct space_command {
@@ -59,9 +62,14 @@ struct space {
 	u64 xsave_off;  /* in the slot: where the vector state is, unless it is live */
 	bool live;      /* it is in G's registers */
 	u16 fast_hint[BIT(
-	    SPACE_HINT_BITS)]; /* by the address behind a system call: its slot, perhaps */
-	bool serialize;        /* code has changed: the next way in is to be an IRETQ */
-	bool segments;         /* G has in its segment registers what it had when it left: */
+	    SPACE_HINT_BITS)];        /* by the address behind a system call: its slot, perhaps */
+	bool serialize;               /* code has changed: the next way in is to be an IRETQ */
+	u64 tls[TLS_DESCRIPTORS];     /* as guest code is to see them, 0: none */
+	u64 has_tls[TLS_DESCRIPTORS]; /* as it does; ~0: unknown */
+	bool tls_refused;             /* the host has no such thing */
+	u64 *ldt;                     /* of LDT_ENTRIES, as guest code sees them; NULL: none */
+	bool ldt_refused;
+	bool segments; /* G has in its segment registers what it had when it left: */
 	struct {
 		u64 fs_base, gs_base;
 		u16 ds, es, fs, gs;
@@ -137,7 +145,7 @@ void space_place_forget(const struct space *sp);
 bool space_place_near(const struct space *sp);
 
 /* space_script.c: what the tasks of a space do before they are one. */
-#define SPACE_FILTER_MAX 96
+#define SPACE_FILTER_MAX 112
 struct space_setup {
 	struct space_record zygote_child[8]; /* the zygote's slot: what a new space does first */
 	struct space_record mapper[8], guest[16];
@@ -183,6 +191,19 @@ MUST_CHECK int space_check_left(struct space *sp);
 MUST_CHECK int space_empty(struct space *sp);
 /* Does [va, va + len) meet the stub? */
 bool space_meets_stub(const struct space *sp, u64 va, u64 len);
+
+/* Have the mapper execute records, at most half a ring, and wait. -EIO: the space is dead. -ENOMEM:
+ * one of them failed. */
+MUST_CHECK int space_execute(struct space *sp, const struct space_record *r, unsigned n);
+
+/* space_desc.c */
+/* What of the next run's order the descriptors of sp->tls take. */
+u32 space_order_tls(struct space *sp);
+/* It has begun, or may have been given up on the way. */
+void space_tls_done(struct space *sp, bool entered);
+void space_tls_refused(struct space *sp);
+/* Is it one of code that guest code may have gone to by itself? */
+bool space_code_selector(const struct space *sp, u16 sel);
 
 /* space_run.c */
 /* Move it where nobody will wake it if it sleeps. No proof while a kick may be under way. */

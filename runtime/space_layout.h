@@ -67,12 +67,19 @@
 #define CTL_FS     (SPACE_CTL + 0x124)
 #define CTL_GS     (SPACE_CTL + 0x126)
 #define CTL_ORDER  (SPACE_CTL + 0x128)
+#define CTL_TLS    (SPACE_CTL + 0x130)
 
 /* CTL_ORDER: what the run is to begin with. */
 #define ORDER_LOAD     1 /* the vector state from CTL_XSAVE; else it is in the registers */
 #define ORDER_SEGMENTS 2 /* selectors and bases */
 #define ORDER_IRET     4 /* go by IRETQ, not by a jump */
 #define ORDER_SAVE     8 /* do not go: the vector state to ST_XSAVE */
+#define ORDER_TLS      4 /* the number of the first of these bits: set the descriptors in CTL_TLS */
+
+/* Linux has three descriptors in the GDT for each task to set, with set_thread_area. */
+#define TLS_DESCRIPTORS 3 /* SPACE_TLS, SPACE_TLS_FIRST of space.h */
+#define TLS_FIRST       12
+#define USER_DESC_SIZE  16
 
 /* struct space_state */
 #define ST_EXITED   (SPACE_STATE + 0x00)
@@ -106,11 +113,13 @@
 #define KIND_NOT_ENTERED 3 /* kicked before guest code began */
 #define KIND_FAST        4 /* no frame: a patched system call */
 #define KIND_SAVED       5 /* no frame: ORDER_SAVE has been obeyed */
+#define KIND_REFUSED     6 /* the host does not take a descriptor */
 
 /* In the kernel's struct ucontext, which the third argument of a handler points to. */
 #define UC_MCONTEXT 40
 #define UC_RDX      (UC_MCONTEXT + 96)
 #define UC_RIP      (UC_MCONTEXT + 128)
+#define UC_CS       (UC_MCONTEXT + 144)
 #define UC_FPSTATE  (UC_MCONTEXT + 184)
 #define UC_SIGNO    304 /* the siginfo follows in the frame */
 
@@ -122,6 +131,11 @@
 struct space_record {
 	u64 nr, a[6];
 	u32 check, unused;
+};
+
+/* The kernel's struct user_desc, for set_thread_area and modify_ldt. */
+struct space_user_desc {
+	u32 entry, base, limit, flags;
 };
 
 struct space_ctl {
@@ -136,7 +150,8 @@ struct space_ctl {
 	u8 pad3[0x38];
 	u64 xsave, rfbm, fs_base, gs_base;
 	u16 ds, es, fs, gs;
-	u32 order;
+	u32 order, unused;
+	struct space_user_desc tls[TLS_DESCRIPTORS];
 };
 
 /* What a trampoline's way into the stub leaves: all but RSP, RCX is the return address. */
@@ -196,6 +211,7 @@ LAYOUT(space_ctl, es, SPACE_CTL, CTL_ES);
 LAYOUT(space_ctl, fs, SPACE_CTL, CTL_FS);
 LAYOUT(space_ctl, gs, SPACE_CTL, CTL_GS);
 LAYOUT(space_ctl, order, SPACE_CTL, CTL_ORDER);
+LAYOUT(space_ctl, tls, SPACE_CTL, CTL_TLS);
 LAYOUT(space_state, exited, SPACE_STATE, ST_EXITED);
 LAYOUT(space_state, g_sleeps, SPACE_STATE, ST_G_SLEEPS);
 LAYOUT(space_state, k_sleeps, SPACE_STATE, ST_K_SLEEPS);
@@ -223,6 +239,7 @@ LAYOUT(space_image, rip, 0, IMAGE_RIP);
 #undef LAYOUT
 /* clang-format on */
 _Static_assert(sizeof(struct space_record) == RECORD_SIZE, "record");
+_Static_assert(sizeof(struct space_user_desc) == USER_DESC_SIZE, "descriptor");
 _Static_assert(sizeof(struct space_state) <= SPACE_STACK - SPACE_STATE, "state");
 _Static_assert(sizeof(struct space_image) <= 0x100, "image");
 _Static_assert(SPACE_FAST_CODE - SPACE_FAST == SPACE_FAST_SLOTS * sizeof(u64), "table");
@@ -231,7 +248,7 @@ _Static_assert(SPACE_SIZE - SPACE_FAST_CODE == SPACE_FAST_SLOTS * TRAMPOLINE_SIZ
 /* The stub, to be copied, and places in it. */
 extern const u8 space_stub[], space_stub_end[];
 extern const u8 space_stub_script[], space_stub_mapper[], space_stub_first[], space_stub_handler[];
-extern const u8 space_stub_restorer[];
+extern const u8 space_stub_restorer[], space_stub_tls[];
 extern const u8 space_stub_fast[], space_stub_fast_switched[], space_stub_fast_saved[];
 #endif
 #endif

@@ -80,8 +80,13 @@ void space_post(struct space *sp, const struct space_record *r, unsigned n)
 	struct space_record *ring = (struct space_record *)(sp->slot + SPACE_RING);
 	u32 before = sp->tail;
 
-	for (unsigned i = 0; i < n; i++)
-		ring[sp->tail++ % RECORD_COUNT] = r[i];
+	for (unsigned i = 0; i < n; i++) {
+		struct space_record *to = &ring[sp->tail++ % RECORD_COUNT];
+
+		*to = r[i];
+		if (r[i].nr == __NR_modify_ldt) /* the descriptor is in the record itself */
+			to->a[1] = sp->base + (u64)((u8 *)&to->a[3] - sp->slot);
+	}
 	atomic_store(&space_ctl(sp)->tail, sp->tail);
 	kick_mapper(sp, before);
 }
@@ -144,12 +149,9 @@ static unsigned take_queue(struct space *sp, struct space_record *r)
 	return n;
 }
 
-/* Hand over the queue and wait. */
-static int run_queue(struct space *sp)
+int space_execute(struct space *sp, const struct space_record *r, unsigned n)
 {
 	struct space_state *st = space_state(sp);
-	struct space_record r[SPACE_QUEUE];
-	unsigned n = take_queue(sp, r);
 	s64 error;
 	int ret;
 
@@ -167,6 +169,14 @@ static int run_queue(struct space *sp)
 	}
 	error = atomic_load(&st->m_error);
 	return error ? -ENOMEM : 0;
+}
+
+/* Hand over the queue and wait. */
+static int run_queue(struct space *sp)
+{
+	struct space_record r[SPACE_QUEUE];
+
+	return space_execute(sp, r, take_queue(sp, r));
 }
 
 static bool removes(const struct space *sp)

@@ -61,6 +61,7 @@ static void space_free(struct space *sp)
 	}
 	sp->pool->space[sp->index] = NULL;
 	space_place_forget(sp);
+	free(sp->ldt);
 	free(sp);
 }
 
@@ -72,6 +73,7 @@ static void forget_owner(struct space *sp)
 	memset(sp->slot + SPACE_STACK, 0, SPACE_STACK_SIZE);
 	memset(&st->fast_regs, 0, sizeof(st->fast_regs));
 	st->fast_rsp = 0;
+	memset(sp->tls, 0, sizeof(sp->tls));
 	space_fast_clear(sp);
 	space_xsave_reset(sp);
 }
@@ -221,7 +223,8 @@ void space_put(struct space *sp)
 {
 	if (!sp)
 		return;
-	if (!sp->dead && (space_park(sp) || space_empty(sp)))
+	/* An LDT is rare, and a new space is cheaper to have than to think about. */
+	if (!sp->dead && (sp->ldt || space_park(sp) || space_empty(sp)))
 		space_kill(sp);
 	if (sp->dead) {
 		space_free(sp);

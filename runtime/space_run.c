@@ -35,28 +35,23 @@ static bool is_canonical(u64 a)
 	return (u64)((s64)(a << 16) >> 16) == a;
 }
 
-static u16 host_selector(u16 guest)
-{
-	return guest & ~3u ? SELECTOR_DATA : 0;
-}
-
 /* Segment registers, unless G has them already. */
 static u32 write_segments(struct space *sp, const struct space_regs *r)
 {
-	const u16 ds = host_selector(r->ds), es = host_selector(r->es);
-	const u16 fs = host_selector(r->fs), gs = host_selector(r->gs);
 	struct space_ctl *c = space_ctl(sp);
+	u32 tls = space_order_tls(sp);
 
-	if (sp->segments && r->fs_base == sp->has.fs_base && r->gs_base == sp->has.gs_base &&
-	    ds == sp->has.ds && es == sp->has.es && fs == sp->has.fs && gs == sp->has.gs)
+	if (!tls && sp->segments && r->fs_base == sp->has.fs_base &&
+	    r->gs_base == sp->has.gs_base && r->ds == sp->has.ds && r->es == sp->has.es &&
+	    r->fs == sp->has.fs && r->gs == sp->has.gs)
 		return 0;
 	c->fs_base = r->fs_base;
 	c->gs_base = r->gs_base;
-	c->ds = ds;
-	c->es = es;
-	c->fs = fs;
-	c->gs = gs;
-	return ORDER_SEGMENTS;
+	c->ds = r->ds;
+	c->es = r->es;
+	c->fs = r->fs;
+	c->gs = r->gs;
+	return ORDER_SEGMENTS | tls;
 }
 
 /* What the stub loads before guest code begins. */
@@ -102,10 +97,12 @@ static void write_entry(struct space *sp, const struct space_regs *r)
 		c->order = order;
 }
 
-static bool regs_valid(const struct space_regs *r)
+static bool regs_valid(const struct space *sp, const struct space_regs *r)
 {
 	return (r->cs == SPACE_CS32 || r->cs == SPACE_CS64) && is_canonical(r->rip) &&
-	       is_canonical(r->fs_base) && is_canonical(r->gs_base);
+	       is_canonical(r->fs_base) && is_canonical(r->gs_base) &&
+	       space_selector_valid(sp, r->ds) && space_selector_valid(sp, r->es) &&
+	       space_selector_valid(sp, r->fs) && space_selector_valid(sp, r->gs);
 }
 
 void space_kick(struct space *sp)
@@ -296,7 +293,7 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 	int ret;
 
 	*ex = (struct space_exit){.kind = SPACE_KICKED};
-	if (!regs_valid(regs))
+	if (!regs_valid(sp, regs))
 		return -EINVAL;
 	leave = space_leave_able(sp);
 	ret = leave ? space_check_left(sp) : space_sync(sp);

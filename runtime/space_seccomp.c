@@ -2,12 +2,13 @@
  * The seccomp filters, one per kind of task. A filter sees the call number and the six arguments,
  * never memory; addresses of the stub are constants in it, so each space has its own.
  *
- *     zygote   what setting up a space takes; inherited by all, so that it too must trap what the
- *              guest's filter traps: for a task without a handler that is the end as well
+ *     zygote   what setting up a space takes, and what the others allow, which inherit it; it too
+ *              must trap what the guest's filter traps: for a task without a handler that is the
+ *              end as well
  *     mapper   map guest RAM, and copies of code executable, unmap, protect, anywhere but over the
- *              stub; wait and wake
- *     guest    wait for the monitor on one word, wake it on another; everything else is
- *              the guest's own system call and traps
+ *              stub; set an LDT descriptor that stands in a record; wait and wake
+ *     guest    wait for the monitor on one word, wake it on another; set the thread's descriptors
+ * to what the monitor has written; everything else is the guest's own system call and traps
  *
  * All stub addresses are below 4 GiB, which the 32-bit arithmetic of a filter relies on.
  */
@@ -23,6 +24,8 @@
 #define ARCH    offsetof(struct seccomp_data, arch)
 #define LO(arg) (offsetof(struct seccomp_data, args) + 8 * (arg))
 #define HI(arg) (LO(arg) + 4)
+
+#define NR32_SET_THREAD_AREA 243
 
 /* A program being written. Jumps are to the next "else" that is closed. */
 struct filter {
@@ -123,15 +126,47 @@ static void require_clear(struct filter *p, u64 base)
 	verdict(p, p->otherwise);
 }
 
+/* A 32-bit system call, which is the only way to this one. */
+static void allow_set_thread_area(struct filter *p, u64 base)
+{
+	u32 from[TLS_DESCRIPTORS];
+	unsigned nr;
+
+	for (unsigned i = 0; i < TLS_DESCRIPTORS; i++)
+		from[i] = (u32)base + CTL_TLS + i * USER_DESC_SIZE;
+	load(p, ARCH);
+	nr = call(p, AUDIT_ARCH_I386);
+	require(p, NR, NR32_SET_THREAD_AREA);
+	require_one_of(p, LO(0), from, TLS_DESCRIPTORS);
+	end_call(p, nr);
+}
+
 unsigned space_seccomp_guest(struct sock_filter *f, u64 base)
 {
 	const u32 wake[] = {(u32)base + ST_EXITED};
 	struct filter p = {.f = f, .otherwise = SECCOMP_RET_TRAP};
 
+	allow_set_thread_area(&p, base);
 	begin(&p);
 	allow_futex(&p, base + CTL_GO, wake, ARRAY_LEN(wake));
 	verdict(&p, p.otherwise);
 	return p.n;
+}
+
+/* One entry, from the ring, which the mapper alone executes and guest code cannot write. */
+static void allow_modify_ldt(struct filter *p, u64 base)
+{
+	unsigned nr = call(p, __NR_modify_ldt);
+
+	require(p, LO(0), LDT_WRITE);
+	require(p, LO(2), USER_DESC_SIZE);
+	require(p, HI(1), 0);
+	load(p, LO(1));
+	put(p, BPF_JMP | BPF_JGE | BPF_K, 0, 1, (u32)base + SPACE_RING);
+	put(p, BPF_JMP | BPF_JGE | BPF_K, 0, 1,
+	    (u32)base + SPACE_RING + SPACE_RING_SIZE - USER_DESC_SIZE + 1);
+	verdict(p, p->otherwise);
+	end_call(p, nr);
 }
 
 unsigned space_seccomp_mapper(struct sock_filter *f, u64 base)
@@ -142,6 +177,7 @@ unsigned space_seccomp_mapper(struct sock_filter *f, u64 base)
 
 	begin(&p);
 	allow_futex(&p, base + CTL_TAIL, wake, ARRAY_LEN(wake));
+	allow_modify_ldt(&p, base);
 	nr = call(&p, __NR_mmap);
 	load(&p, LO(3));
 	put(&p, BPF_ALU | BPF_AND | BPF_K, 0, 0, ~(u32)MAP_POPULATE);
@@ -179,10 +215,16 @@ unsigned space_seccomp_zygote(struct sock_filter *f, u64 base)
 				      __NR_set_tid_address,
 				      __NR_seccomp,
 				      __NR_exit_group,
+				      __NR_modify_ldt,
 				      462 /* mseal */};
 	struct filter p = {.f = f, .otherwise = SECCOMP_RET_TRAP};
+	unsigned nr;
 
 	(void)base;
+	load(&p, ARCH);
+	nr = call(&p, AUDIT_ARCH_I386);
+	require(&p, NR, NR32_SET_THREAD_AREA);
+	end_call(&p, nr);
 	begin(&p);
 	for (unsigned i = 0; i < ARRAY_LEN(allowed); i++)
 		put(&p, BPF_JMP | BPF_JEQ | BPF_K, ARRAY_LEN(allowed) - i, 0, allowed[i]);

@@ -19,6 +19,8 @@
 
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1
+#define NR_SET_THREAD_AREA 243		/* of 32-bit code: 64-bit code has no such call */
+#define CS64 0x33
 
 	.macro	pop_most
 	popq	%r15
@@ -41,7 +43,7 @@
 	.section .rodata
 	.balign	64
 	.globl	space_stub, space_stub_end, space_stub_script, space_stub_mapper
-	.globl	space_stub_first, space_stub_handler, space_stub_restorer
+	.globl	space_stub_first, space_stub_handler, space_stub_restorer, space_stub_tls
 	.globl	space_stub_fast, space_stub_fast_switched, space_stub_fast_saved
 space_stub:
 
@@ -162,7 +164,9 @@ space_stub_handler:
 	movq	UC_RIP(%rdx), %rax
 	subq	%rbx, %rax
 	cmpq	$SPACE_CODE_SIZE, %rax
-	jb	nested
+	jae	guest_frame
+	cmpw	$CS64, UC_CS(%rdx)	/* else it is in a segment, anywhere */
+	je	nested
 guest_frame:
 	movq	%rdx, ST_FRAME(%rbx)
 	movl	$KIND_GUEST, ST_KIND(%rbx)
@@ -225,6 +229,10 @@ entry:
 	xrstor64 (%rcx)
 1:	testl	$ORDER_SEGMENTS, %esi
 	jz	leave
+	movl	%esi, %ebp
+	shrl	$ORDER_TLS, %ebp
+	jnz	tls
+segments:
 	movl	%ds, %eax
 	cmpw	%ax, CTL_DS(%rbx)
 	je	1f
@@ -258,6 +266,25 @@ leave:
 1:	popfq				/* IRETQ with NT set would fault */
 	pop_most
 	iretq
+
+/* EBP has a bit for each descriptor that is to be set. */
+tls:
+	addq	$CTL_TLS, %rbx
+1:	shrl	%ebp
+	jnc	2f
+	movl	$NR_SET_THREAD_AREA, %eax
+space_stub_tls:
+	int	$0x80
+	testl	%eax, %eax
+	jnz	3f
+2:	addq	$USER_DESC_SIZE, %rbx
+	testl	%ebp, %ebp
+	jnz	1b
+	leaq	space_stub(%rip), %rbx
+	jmp	segments
+3:	leaq	space_stub(%rip), %rbx
+	movl	$KIND_REFUSED, ST_KIND(%rbx)
+	jmp	handler_saved
 
 save:
 	movl	CTL_RFBM(%rbx), %eax

@@ -141,18 +141,20 @@ void space_xsave_reset(struct space *sp)
 	memcpy(image + MXCSR_AT, &mxcsr, 4);
 }
 
-void space_xsave_read(struct space *sp, void *image)
+bool space_xsave_read(struct space *sp, void *image)
 {
 	struct space_pool *pool = sp->pool;
 	struct header *h = header_of(image);
+	bool there = !sp->live || space_save_vec(sp);
 
-	if (sp->live && !space_save_vec(sp))
+	if (!there)
 		space_xsave_reset(sp);
 	memcpy(image, sp->slot + sp->xsave_off, pool->xsave_size);
 	*h = (struct header){.xstate_bv = h->xstate_bv & pool->xsave_mask};
 	clean_mxcsr(pool, image);
 	fill_initial(pool, image);
 	memset((u8 *)image + XMM_AT + XMM_SIZE, 0, LEGACY_SIZE - XMM_AT - XMM_SIZE);
+	return there;
 }
 
 void space_xsave_write(struct space *sp, const void *image)

@@ -24,8 +24,13 @@
  *
  * The vector state stays in the space's signal frame until somebody asks (cpu_fetch_vec).
  *
- * Not run here: code in segments other than the host's own flat ones (same selectors, as Linux has
- * them), anything while breakpoints are armed or TF is set, 16-bit and v86 code.
+ * A space that dies while its program runs takes the program's registers along, or its vector
+ *state. There is no going on from where it was entered, since some of what follows has been done:
+ *the program gets a #GP, which is the end of it.
+ *
+ * Not run here: code and stacks in segments other than the host's own flat ones (same selectors, as
+ * Linux has them), data segments the host does not let programs have (user_desc.c), anything while
+ * breakpoints are armed or TF is set, 16-bit and v86 code.
  */
 #include "user.h"
 
@@ -39,16 +44,18 @@
 #include "op.h"
 #include "shadow.h"
 #include "space.h"
+#include "user_desc.h"
 #include "user_fast.h"
 #include "vec_image.h"
 #include "xstate.h"
 
-#define MAX_SPACES 64u
-#define USER_LIMIT 0x7ffffffff000ull /* what the host lets a process have */
-#define USER_FLAGS (FL_ARITH | FL_TF | FL_DF | FL_AC | FL_ID | FL_NT)
-#define HOST_CS64  0x33
-#define HOST_CS32  0x23
-#define HOST_DATA  0x2b
+#define MAX_SPACES   64u
+#define NOTHING_LOST 1ull
+#define USER_LIMIT   0x7ffffffff000ull /* what the host lets a process have */
+#define USER_FLAGS   (FL_ARITH | FL_TF | FL_DF | FL_AC | FL_ID | FL_NT)
+#define HOST_CS64    0x33
+#define HOST_CS32    0x23
+#define HOST_DATA    0x2b
 
 struct user_space {
 	u64 cr3;
@@ -58,6 +65,8 @@ struct user_space {
 	unsigned avoid; /* places of the stub that have not done */
 	bool collided;  /* the guest maps something where the stub lies */
 	struct user_fast_space fast;
+	struct user_desc desc;
+	bool quick;        /* it has left by a fast system call */
 	bool fresh;        /* has not been run */
 	bool expecting;    /* the guest's kernel has been told of a page fault at */
 	gva_t expected;    /* so that there is a page by now, probably */
@@ -72,6 +81,7 @@ struct user {
 	struct user_space *spaces; /* by CR3 */
 	struct user_space *now;    /* the one of the current CR3, NULL: look for it */
 	struct user_space *vec_in; /* c->vec_away: where the state is */
+	u64 lost; /* CR3 of a program whose vector state went with its space; NOTHING_LOST */
 	u64 clock;
 	u64 fault_rip, fault_cr2;       /* of the last hidden fault */
 	struct space *volatile running; /* for user_kick */
@@ -295,17 +305,6 @@ static bool is_flat(const struct seg_reg *s, u16 sel, u32 type)
 	       (s->attr & (SEG_CODE | SEG_S)) == (type | SEG_S);
 }
 
-/* DS, ES, FS, GS: null, or the host's data segment. The bases of FS and GS are carried along. (So a
- * 32-bit program with thread-local storage in a segment of its own is stepped.) */
-static bool data_fits(const struct cpu *c, unsigned seg)
-{
-	const struct seg_reg *s = &c->seg[seg];
-
-	if (s->sel < 4)
-		return true;
-	return s->sel == HOST_DATA && (seg == SEG_FS || seg == SEG_GS || is_flat(s, HOST_DATA, 0));
-}
-
 static bool runs_natively(const struct cpu *c)
 {
 	const struct seg_reg *cs = &c->seg[SEG_CS];
@@ -320,8 +319,7 @@ static bool runs_natively(const struct cpu *c)
 	if (!is_flat(cs, c->mode == INSN_MODE_64 ? HOST_CS64 : HOST_CS32, SEG_CODE) ||
 	    c->mode == INSN_MODE_16 || c->seg[SEG_SS].sel != HOST_DATA)
 		return false;
-	return data_fits(c, SEG_DS) && data_fits(c, SEG_ES) && data_fits(c, SEG_FS) &&
-	       data_fits(c, SEG_GS);
+	return true;
 }
 
 static void to_space(const struct cpu *c, struct space_regs *r)
@@ -339,49 +337,28 @@ static void to_space(const struct cpu *c, struct space_regs *r)
 	r->gs = c->seg[SEG_GS].sel;
 }
 
-/* A data selector that the program has loaded itself: one of those the host let it load. */
-static void data_from_space(struct cpu *c, unsigned seg, u16 sel)
+/* The program may have loaded it itself. */
+static void segment_from_space(const struct user_space *s, struct cpu *c, unsigned seg, u16 sel)
 {
-	struct seg_reg *s = &c->seg[seg];
-	u64 base = s->base;
-
-	if (sel == s->sel)
-		return;
-	if (sel < 4)
-		*s = (struct seg_reg){.sel = sel, .attr = SEG_NULL};
-	else
-		*s = (struct seg_reg){.sel = sel,
-				      .limit = 0xffffffff,
-				      .attr =
-					  SEG_P | SEG_S | SEG_W | SEG_A | SEG_G | SEG_DB | 3 << 5};
-	s->base = base;
+	if (sel != c->seg[seg].sel)
+		c->seg[seg] = user_desc_loaded(c, s->space, seg, sel);
 }
 
-/* A far transfer that the program has made itself: to the host's flat code segment of the other
- * size, which has the guest's selector, too. */
-static void code_from_space(struct cpu *c, u16 sel)
-{
-	c->seg[SEG_CS] = (struct seg_reg){.sel = sel,
-					  .limit = 0xffffffff,
-					  .attr = SEG_P | SEG_S | SEG_CODE | SEG_W | SEG_A | SEG_G |
-						  3 << 5 | (sel == HOST_CS64 ? SEG_L : SEG_DB)};
-}
-
-static void from_space(struct cpu *c, const struct space_regs *r)
+static void from_space(const struct user_space *s, struct cpu *c, const struct space_regs *r)
 {
 	bool mode = r->cs != c->seg[SEG_CS].sel || ((r->rflags ^ c->sflags) & FL_AC);
 
 	memcpy(c->gpr, r->gpr, sizeof(c->gpr));
 	c->rip = r->rip;
 	cpu_set_rflags(c, (cpu_rflags(c) & ~(u64)USER_FLAGS) | (r->rflags & USER_FLAGS));
-	if (r->cs != c->seg[SEG_CS].sel)
-		code_from_space(c, r->cs);
+	segment_from_space(s, c, SEG_CS, r->cs);
+	segment_from_space(s, c, SEG_SS, r->ss);
 	if (mode)
 		cpu_update_mode(c);
-	data_from_space(c, SEG_DS, r->ds);
-	data_from_space(c, SEG_ES, r->es);
-	data_from_space(c, SEG_FS, r->fs);
-	data_from_space(c, SEG_GS, r->gs);
+	segment_from_space(s, c, SEG_DS, r->ds);
+	segment_from_space(s, c, SEG_ES, r->es);
+	segment_from_space(s, c, SEG_FS, r->fs);
+	segment_from_space(s, c, SEG_GS, r->gs);
 	if (cpu_canonical(r->fs_base))
 		c->seg[SEG_FS].base = r->fs_base;
 	if (cpu_canonical(r->gs_base))
@@ -392,7 +369,8 @@ void user_fetch_vec(struct user *u)
 {
 	struct cpu *c = u->c;
 
-	space_xsave_read(u->vec_in->space, u->image);
+	if (!space_xsave_read(u->vec_in->space, u->image))
+		u->lost = u->vec_in->cr3;
 	vec_from_image(&c->vec, &u->layout, u->image);
 	x87_normalise(c);
 	c->vec_away = false;
@@ -473,10 +451,12 @@ static int code_byte(struct cpu *c, gva_t va)
 /* Does RIP lie behind an INT 0x80, and not where the host thinks 32-bit code goes on? */
 static bool behind_int80(struct cpu *c)
 {
+	gva_t at = (u32)(c->seg[SEG_CS].base + c->rip);
+
 	if (c->mode == INSN_MODE_64)
 		return true; /* there SYSCALL is another kind of exit, and SYSENTER is not used */
-	return c->rip >= 2 && !(c->rip >> 32) && code_byte(c, c->rip - 2) == 0xcd &&
-	       code_byte(c, c->rip - 1) == 0x80;
+	return c->rip >= 2 && !(c->rip >> 32) && code_byte(c, at - 2) == 0xcd &&
+	       code_byte(c, at - 1) == 0x80;
 }
 
 /*
@@ -505,6 +485,13 @@ static void syscall32(struct user *u)
 	}
 }
 
+static NORETURN void lose(struct user *u)
+{
+	u->lost = NOTHING_LOST;
+	u->c->stats->n[STAT_user_lost]++;
+	cpu_raise_error(u->c, EXC_GP, 0);
+}
+
 /* The space has left with something that is not its own affair. May raise. */
 static void finish(struct user *u, struct user_space *s, const struct space_exit *e)
 {
@@ -513,7 +500,7 @@ static void finish(struct user *u, struct user_space *s, const struct space_exit
 	switch (e->kind) {
 	case SPACE_SYSCALL: cpu_syscall(c, c->rip); break;
 	case SPACE_KICKED: break;
-	case SPACE_DEAD: drop(u, s); break;
+	case SPACE_DEAD: drop(u, s); lose(u);
 	case SPACE_INT80: syscall32(u); break;
 	case SPACE_FAULT:
 		/* Traps leave RIP behind the instruction. */
@@ -535,6 +522,17 @@ static bool run_once(struct user *u, struct user_space *s, struct space_exit *e)
 	struct space_regs regs;
 	int rc;
 
+	if (s->fast.found)
+		user_fast_settle(&s->fast);
+	rc = user_desc_update(&s->desc, c, s->space, s->quick);
+	if (rc) {
+		drop(u, s);
+		return false;
+	}
+	if (!user_desc_fits(c, s->space)) {
+		c->stats->n[STAT_user_stepped_runs]++;
+		return false;
+	}
 	give_vec(u, s);
 	to_space(c, &regs);
 	u->running = s->space;
@@ -544,7 +542,8 @@ static bool run_once(struct user *u, struct user_space *s, struct space_exit *e)
 		drop(u, s);
 	if (rc)
 		return false;
-	from_space(c, &regs);
+	from_space(s, c, &regs);
+	s->quick = e->fast;
 	if (e->kind == SPACE_SYSCALL && !e->fast)
 		user_fast_note(&s->fast);
 	c->stats->n[STAT_user_exits]++;
@@ -560,6 +559,8 @@ bool user_run(struct user *u)
 		u->c->stats->n[STAT_user_stepped_runs]++;
 		return false;
 	}
+	if (u->lost == (u->c->cr3 & PAGE_MASK))
+		lose(u);
 	do {
 		s = current(u);
 		if (!s || !run_once(u, s, &e))
@@ -596,6 +597,7 @@ int user_init(struct user **out, struct cpu *c, bool fast, char *err, size_t err
 	BUG_ON(!u->image);
 	memset(u->image, 0, MAX(u->layout.size, space_xsave_size(u->pool)));
 	u->c = c;
+	u->lost = NOTHING_LOST;
 	if (fast)
 		u->fast = user_fast_new(c, u->pool);
 	u->follower = (struct mmu_follower){.invlpg = on_invlpg,

@@ -12,6 +12,10 @@
  *    address only; other aliases show the page itself.
  *  - The shadow knows nothing of copies: it maps, protects and unmaps addresses, and the functions
  *    here put the one or the other there.
+ * One thing is patched without being hot, since it never leaves: MOV of a selector and LSL of it,
+ * by which Linux lets programs ask for the number of their processor (the vDSO's getcpu). The
+ * host's segment has the host's number. It is looked for in each page of 64-bit code that is
+ * mapped.
  *
  * What a guest could notice: a program that reads its own code as data finds the patch. A pair is
  * taken for one by its bytes, and by RAX being what they say: code that jumps into the middle of
@@ -23,16 +27,18 @@
 #include <sys/mman.h>
 
 #include "op.h"
+#include "user_desc.h"
 
-#define HOT       64u
-#define SITES_MAX 32u   /* in a page */
-#define COUNTERS  1024u /* a power of two */
-#define NR_MAX    0xfffu
-#define READ_EXEC (PROT_READ | PROT_EXEC)
+#define HOT         64u
+#define SITES_MAX   32u   /* in a page */
+#define COUNTERS    1024u /* a power of two */
+#define NR_MAX      0xfffu
+#define READ_EXEC   (PROT_READ | PROT_EXEC)
+#define LIMIT_FIRST (SPACE_TLS_FIRST + SPACE_TLS)
 
 struct site {
 	u16 slot, off; /* in the page: of the first byte patched */
-	u16 next;      /* behind the system call */
+	u16 next;      /* behind the system call, or the LSL */
 	struct space_site what;
 };
 
@@ -54,8 +60,8 @@ struct user_fast {
 	struct cpu *c;
 	struct space_pool *pool;
 	struct user_fast_space *spaces;
-	u16 *copy_of; /* by guest-physical page: its copy + 1 */
-	unsigned used;
+	u16 *copy_of;        /* by guest-physical page: its copy + 1 */
+	unsigned used, next; /* copies in use; where to look for one that has to go */
 	struct copy copy[SPACE_COPIES];
 	u64 slots[SPACE_SLOTS_FAST / 64]; /* a bit for each that is taken */
 	struct counter counter[COUNTERS];
@@ -104,6 +110,43 @@ void user_fast_detach(struct user_fast_space *s)
 		;
 	*p = s->next;
 	s->fast = NULL;
+}
+
+/* --- the number of the processor --- */
+
+/* What may stand in front of B8 and make it part of something else: prefixes, and the opcodes of
+ * LEA and of MOV, which might have it as their ModRM. */
+static bool may_belong(u8 before)
+{
+	static const u8 these[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66,
+				   0x67, 0x8b, 0x8d, 0xf0, 0xf2, 0xf3};
+
+	return (before & 0xf0) == 0x40 || memchr(these, before, sizeof(these));
+}
+
+/* MOV imm32, a selector of the GDT that is no thread's own, and LSL of it. */
+static bool is_limit(const u8 *p)
+{
+	return (p[0] & 0xf8) == 0xb8 && (p[1] & 7) == 3 && p[1] >> 3 >= LIMIT_FIRST &&
+	       memcmp(p + 2, "\0\0\0\x0f\x03", 5) == 0 && p[7] >= 0xc0 &&
+	       (p[7] & 7) == (p[0] & 7) && (p[7] & 7) != GPR_RSP && (p[7] >> 3 & 7) != GPR_RSP;
+}
+
+/* Where in a page such a pair begins, from `from` on; -1: nowhere. Not with its first byte, where
+ * what is in front of it cannot be seen. */
+static int find_limit(const u8 *page, unsigned from)
+{
+	const unsigned rare = 6; /* 03 */
+	const u8 *p = page + from + 1 + rare,
+		 *end = page + PAGE_SIZE - (SPACE_LIMIT_LEN - rare) + 1;
+
+	while (p < end && (p = memchr(p, 0x03, (size_t)(end - p)))) {
+		const u8 *at = p++ - rare;
+
+		if (is_limit(at) && !may_belong(at[-1]))
+			return (int)(at - page);
+	}
+	return -1;
 }
 
 /* --- mappings --- */
@@ -156,6 +199,18 @@ static int copy_for(const struct user_fast_space *s, gva_t va, u64 ram_off)
 	return copy >= 0 && va && !s->va[copy] ? copy : -1;
 }
 
+/* Patching changes the page's mapping: not while the shadow makes it. */
+static void note_limit(struct user_fast_space *s, gva_t va, u64 ram_off)
+{
+	const struct user_fast *f = s->fast;
+	gpa_t page = page_at(f->c->mmu.ram, ram_off);
+
+	if (f->copy_of[page >> 12] || f->c->mode != INSN_MODE_64 || s->found == USER_FAST_FOUND ||
+	    find_limit(f->c->mmu.ram->window + page, 0) < 0)
+		return;
+	s->at[s->found++] = va;
+}
+
 int user_fast_map(struct user_fast_space *s, gva_t va, u64 len, int prot, u64 ram_off)
 {
 	u64 from = 0;
@@ -164,9 +219,11 @@ int user_fast_map(struct user_fast_space *s, gva_t va, u64 len, int prot, u64 ra
 	if (!s->fast)
 		return space_map(s->space, va, len, prot, ram_off);
 	forget(s, va, len);
-	for (u64 at = 0; prot == READ_EXEC && s->fast->used && at < len && !rc; at += PAGE_SIZE) {
+	for (u64 at = 0; prot == READ_EXEC && at < len && !rc; at += PAGE_SIZE) {
 		int copy = copy_for(s, va + at, ram_off + at);
 
+		if (copy < 0)
+			note_limit(s, va + at, ram_off + at);
 		if (copy < 0)
 			continue;
 		if (at > from)
@@ -201,17 +258,37 @@ int user_fast_unmap(struct user_fast_space *s, gva_t va, u64 len)
 	return space_unmap(s->space, va, len);
 }
 
-/* --- patching --- */
+/* --- the end of a patch --- */
 
-/* What may stand in front of B8 and make it part of something else: prefixes, and the opcodes of
- * LEA and of MOV, which might have it as their ModRM. */
-static bool may_belong(u8 before)
+static void drop(struct user_fast *f, unsigned i)
 {
-	static const u8 these[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66,
-				   0x67, 0x8b, 0x8d, 0xf0, 0xf2, 0xf3};
+	struct copy *p = &f->copy[i];
+	struct user_fast_space *s;
 
-	return (before & 0xf0) == 0x40 || memchr(these, before, sizeof(these));
+	for (s = f->spaces; s; s = s->next) {
+		gva_t va = s->va[i];
+		int rc;
+
+		if (!va)
+			continue;
+		forget_copy(s, i);
+		rc = space_unmap(s->space, va, PAGE_SIZE);
+		rc = rc ? rc
+			: space_map(s->space, va, PAGE_SIZE, READ_EXEC,
+				    ram_offset(f->c->mmu.ram, p->page));
+		/* Now: the copy may soon be another page's. */
+		rc = rc ? rc : space_sync(s->space);
+		s->broken |= rc != 0;
+	}
+	for (unsigned k = 0; k < p->n_sites; k++)
+		f->slots[p->site[k].slot / 64] &= ~BIT(p->site[k].slot % 64);
+	f->copy_of[p->page >> 12] = 0;
+	p->used = false;
+	f->used--;
+	f->c->stats->n[STAT_user_copies_dropped]++;
 }
+
+/* --- patching --- */
 
 /* Is there a MOV in front of a SYSCALL, at off, that has just been executed together with it? */
 static bool find_mov(const u8 *page, unsigned off, u64 rax, const char *opcode, struct site *s)
@@ -256,56 +333,91 @@ static bool find_syscall(struct user_fast *f, const u8 *page, unsigned off, stru
 	return true;
 }
 
-static int take_slot(struct user_fast *f)
+/* The oldest copy goes, but keep, and what was patched in it may become hot again. */
+static unsigned evict(struct user_fast *f, unsigned keep)
 {
-	for (unsigned i = 0; i < SPACE_SLOTS_FAST; i++) {
-		if (f->slots[i / 64] >> i % 64 & 1)
-			continue;
-		f->slots[i / 64] |= BIT(i % 64);
-		return (int)i;
-	}
+	unsigned i;
+
+	do {
+		i = f->next++ % SPACE_COPIES;
+	} while (i == keep || !f->copy[i].used);
+	drop(f, i);
+	memset(f->counter, 0, sizeof(f->counter));
+	f->c->stats->n[STAT_user_copies_evicted]++;
+	return i;
+}
+
+static int free_slot(const struct user_fast *f)
+{
+	for (unsigned i = 0; i < SPACE_SLOTS_FAST; i++)
+		if (!(f->slots[i / 64] >> i % 64 & 1))
+			return (int)i;
 	return -1;
 }
 
-/* The copy of a page, made if there is none; -1: there is no room. */
-static int copy_of(struct user_fast *f, gpa_t page)
+/* A slot for a site in that copy. */
+static unsigned take_slot(struct user_fast *f, unsigned copy)
 {
-	int i = f->copy_of[page >> 12] - 1;
+	int i;
+
+	while ((i = free_slot(f)) < 0)
+		evict(f, copy);
+	f->slots[i / 64] |= BIT(i % 64);
+	return (unsigned)i;
+}
+
+/* The copy of a page, made if there is none. */
+static unsigned copy_of(struct user_fast *f, gpa_t page)
+{
+	unsigned i = f->copy_of[page >> 12];
 	struct cpu *c = f->c;
 
-	if (i >= 0)
-		return i;
-	for (i = 0; i < SPACE_COPIES && f->copy[i].used; i++)
-		;
+	if (i)
+		return i - 1;
+	while (i < SPACE_COPIES && f->copy[i].used)
+		i++;
 	if (i == SPACE_COPIES)
-		return -1;
+		i = evict(f, SPACE_COPIES);
 	op_note_code(c, page);
-	memcpy(space_copy(f->pool, (unsigned)i), c->mmu.ram->window + page, PAGE_SIZE);
+	memcpy(space_copy(f->pool, i), c->mmu.ram->window + page, PAGE_SIZE);
 	f->copy[i] = (struct copy){.used = true, .page = page};
 	f->copy_of[page >> 12] = (u16)(i + 1);
 	f->used++;
 	return i;
 }
 
-/* Patch a site that is not patched. False: there is no room. */
+static bool overlaps(const struct copy *p, const struct site *site)
+{
+	for (unsigned i = 0; i < p->n_sites; i++)
+		if (site->off < p->site[i].off + SPACE_LIMIT_LEN &&
+		    p->site[i].off < site->off + SPACE_LIMIT_LEN)
+			return true;
+	return false;
+}
+
+/* Is there room for another copy with a site, without taking it from others? */
+static bool has_room(const struct user_fast *f)
+{
+	return f->used < SPACE_COPIES && free_slot(f) >= 0;
+}
+
+/* Patch a site that is not patched. False: that page is full. */
 static bool patch(struct user_fast *f, gpa_t page, const struct site *found)
 {
-	int copy = copy_of(f, page), slot;
+	unsigned copy = copy_of(f, page), slot;
 	struct user_fast_space *s;
 	struct site *site;
 
-	if (copy < 0 || f->copy[copy].n_sites == SITES_MAX)
+	if (f->copy[copy].n_sites == SITES_MAX || overlaps(&f->copy[copy], found))
 		return false;
-	slot = take_slot(f);
-	if (slot < 0)
-		return false;
+	slot = take_slot(f, copy);
 	site = &f->copy[copy].site[f->copy[copy].n_sites++];
 	*site = *found;
 	site->slot = (u16)slot;
 	for (s = f->spaces; s; s = s->next)
 		if (s->va[copy])
-			set_slot(s, (unsigned)copy, site);
-	space_fast_patch(space_copy(f->pool, (unsigned)copy) + site->off, (unsigned)slot);
+			set_slot(s, copy, site);
+	space_fast_patch(space_copy(f->pool, copy) + site->off, slot);
 	f->c->stats->n[STAT_user_sites_patched]++;
 	return true;
 }
@@ -335,6 +447,49 @@ static bool patch_syscall(struct user_fast *f, gpa_t page, unsigned off)
 	       patch(f, page, &site);
 }
 
+/* The page of code at va, if it may be patched. */
+static bool code_page(struct cpu *c, gva_t va, gpa_t *page)
+{
+	struct walk w;
+
+	if (mmu_probe(c->mmu.ram, &c->mmu.pg, va, MMU_EXEC, true, &w) || w.writable ||
+	    !ram_contains(c->mmu.ram, w.gpa))
+		return false;
+	*page = w.gpa & PAGE_MASK;
+	return true;
+}
+
+/* Patch what asks for the limit of a segment, in a page that has no copy yet. It has left us no
+ * count of how often it runs, so nothing that is hot goes for it. */
+static bool patch_limits(struct user_fast *f, gpa_t page)
+{
+	const u8 *code = f->c->mmu.ram->window + page;
+	bool any = false;
+	int off = 0;
+
+	while (has_room(f) && (off = find_limit(code, (unsigned)off)) >= 0) {
+		struct site site = {.off = (u16)off,
+				    .next = (u16)(off + SPACE_LIMIT_LEN),
+				    .what = {.kind = SPACE_SITE_LIMIT}};
+
+		memcpy(site.what.insn, code + off, SPACE_LIMIT_LEN);
+		any |= user_desc_limit(f->c, code[off + 1], &site.what.nr) && patch(f, page, &site);
+	}
+	return any;
+}
+
+void user_fast_settle(struct user_fast_space *s)
+{
+	unsigned n = s->found;
+	gpa_t page;
+
+	s->found = 0;
+	for (unsigned i = 0; i < n; i++)
+		if (code_page(s->fast->c, s->at[i], &page) && !s->fast->copy_of[page >> 12] &&
+		    patch_limits(s->fast, page))
+			shadow_fill(s->shadow, &s->fast->c->mmu.pg, s->at[i], MMU_EXEC, NULL);
+}
+
 /* The SYSCALL before next is hot. */
 static void consider(struct user_fast_space *s, gva_t next)
 {
@@ -342,13 +497,11 @@ static void consider(struct user_fast_space *s, gva_t next)
 	struct cpu *c = f->c;
 	gva_t at = next - SPACE_SYSCALL_LEN;
 	unsigned off = at & ~PAGE_MASK;
-	struct walk w;
+	gpa_t page;
 
-	if (off + SPACE_SYSCALL_LEN > PAGE_SIZE ||
-	    mmu_probe(c->mmu.ram, &c->mmu.pg, at, MMU_EXEC, true, &w) || w.writable ||
-	    !ram_contains(c->mmu.ram, w.gpa))
+	if (off + SPACE_SYSCALL_LEN > PAGE_SIZE || !code_page(c, at, &page))
 		return;
-	if (!patch_syscall(f, w.gpa & PAGE_MASK, off)) {
+	if (!patch_syscall(f, page, off)) {
 		c->stats->n[STAT_user_sites_refused]++;
 		return;
 	}
@@ -370,36 +523,6 @@ void user_fast_note(struct user_fast_space *s)
 		*n = (struct counter){.next = c->rip, .cr3 = c->cr3};
 	if (++n->n == HOT)
 		consider(s, c->rip);
-}
-
-/* --- the end of a patch --- */
-
-static void drop(struct user_fast *f, unsigned i)
-{
-	struct copy *p = &f->copy[i];
-	struct user_fast_space *s;
-
-	for (s = f->spaces; s; s = s->next) {
-		gva_t va = s->va[i];
-		int rc;
-
-		if (!va)
-			continue;
-		forget_copy(s, i);
-		rc = space_unmap(s->space, va, PAGE_SIZE);
-		rc = rc ? rc
-			: space_map(s->space, va, PAGE_SIZE, READ_EXEC,
-				    ram_offset(f->c->mmu.ram, p->page));
-		/* Now: the copy may soon be another page's. */
-		rc = rc ? rc : space_sync(s->space);
-		s->broken |= rc != 0;
-	}
-	for (unsigned k = 0; k < p->n_sites; k++)
-		f->slots[p->site[k].slot / 64] &= ~BIT(p->site[k].slot % 64);
-	f->copy_of[p->page >> 12] = 0;
-	p->used = false;
-	f->used--;
-	f->c->stats->n[STAT_user_copies_dropped]++;
 }
 
 void user_fast_code_gone(struct user_fast *f, gpa_t page)

@@ -1,6 +1,7 @@
 /*
- * System calls that leave a user space without a signal: which pairs of instructions to patch, and
- * which spaces see the copies. See user_fast.c; space.h has the mechanism.
+ * Patched user code: system calls that leave a space without a signal, and the number of the
+ * processor. Which instructions to patch, and which spaces see the copies. See user_fast.c; space.h
+ * has the mechanism.
  */
 #ifndef RINGSHIFT_USER_FAST_H
 #define RINGSHIFT_USER_FAST_H
@@ -11,6 +12,8 @@
 
 struct user_fast;
 
+#define USER_FAST_FOUND 4
+
 /* What of it concerns one space: part of its owner, zeroed to begin with. */
 struct user_fast_space {
 	struct user_fast *fast; /* NULL: no patches in this space */
@@ -20,6 +23,8 @@ struct user_fast_space {
 	unsigned mapped;        /* entries of va that are set */
 	gva_t va[SPACE_COPIES]; /* where a copy is mapped in place of its page, 0: nowhere */
 	bool broken;            /* a copy that had to go may still be there: drop the space */
+	unsigned found;         /* pages mapped of late that are to be patched: */
+	gva_t at[USER_FAST_FOUND];
 };
 
 /* NULL if out of memory. */
@@ -35,6 +40,8 @@ MUST_CHECK int user_fast_map(struct user_fast_space *s, gva_t va, u64 len, int p
 MUST_CHECK int user_fast_protect(struct user_fast_space *s, gva_t va, u64 len, int prot);
 MUST_CHECK int user_fast_unmap(struct user_fast_space *s, gva_t va, u64 len);
 
+/* Before s runs: patch what has been found as it was mapped. */
+void user_fast_settle(struct user_fast_space *s);
 /* A system call has left s by a signal; the CPU's registers are those of that moment. */
 void user_fast_note(struct user_fast_space *s);
 /* What was read from a guest-physical page as code is out of date; ~0: from any. f may be NULL. */

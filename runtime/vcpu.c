@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "daemon.h"
 #include "exit_status.h"
 #include "lowland.h"
 #include "monitor.h"
@@ -209,14 +210,16 @@ static int run_program(struct vm *vm, char *err, size_t errlen)
 	catch_abort(vm);
 	if (rc)
 		snprintf(err, errlen, "cannot start the console: %s", strerror(-rc));
-	if (rc || chardevs_start(vm->chardevs, err, errlen) || pidfile_write(vm->cfg, err, errlen)) {
+	if (rc || chardevs_start(vm->chardevs, err, errlen) ||
+	    pidfile_write(vm->cfg, err, errlen)) {
 		report_error(err);
 		return STATUS_ERROR;
 	}
+	daemon_ready(vm->cfg->ready_fd);
 	status = run_vcpu(vm);
 	monitors_flush(vm->monitors);
-	chardevs_flush(vm->chardevs, console_stop(vm->console) == CONSOLE_GOES_ON &&
-					 vm->stop != VM_QUIT);
+	chardevs_flush(vm->chardevs,
+		       console_stop(vm->console) == CONSOLE_GOES_ON && vm->stop != VM_QUIT);
 	pidfile_remove(vm->cfg);
 	return status;
 }

@@ -64,6 +64,7 @@ struct vm {
 	struct monitors *monitors;
 	gpa_t rsdp; /* 0: no ACPI */
 
+	struct drive *drives;    /* of the command line (drive.h), in its order */
 	struct netdev *netdevs;  /* network back ends (netdevs.h), the last one first */
 	unsigned nics;           /* network cards made */
 	struct plugged *plugged; /* devices of the command line (plug.h), the last one first */

@@ -63,9 +63,10 @@ gdt:	.quad 0
 	.quad 0x00af9b000000ffff	/* 08: kernel code */
 	.quad 0x00cf93000000ffff	/* 10: kernel data */
 	.quad 0
-	.quad 0x00cff3000000ffff	/* 20: user data */
-	.quad 0x00affb000000ffff	/* 28: user code */
-	.quad 0, 0			/* 30: TSS, filled in */
+	.quad 0x00cffb000000ffff	/* 20: user code of 32 bits */
+	.quad 0x00cff3000000ffff	/* 28: user data */
+	.quad 0x00affb000000ffff	/* 30: user code */
+	.quad 0, 0			/* 38: TSS, filled in */
 gdt_end:
 
 /* Two spaces with the same kernel half. */
@@ -79,9 +80,15 @@ pml4_other:
 	.fill 510, 8, 0
 	.quad high_pdpt - KERNEL_BASE + (PTE_P | PTE_W | PTE_A)
 low_pdpt:
+#ifdef NANO_LOW
+	.quad high_pd - KERNEL_BASE + (PTE_P | PTE_W | PTE_A)
+#else
 	.quad boot_pd - KERNEL_BASE + (PTE_P | PTE_W | PTE_A)
+#endif
 	.quad user_pd - KERNEL_BASE + (PTE_P | PTE_W | PTE_U | PTE_A)
-	.fill 510, 8, 0
+	.quad 0
+	.quad top_pd - KERNEL_BASE + (PTE_P | PTE_W | PTE_A) /* used by NANO_LOW */
+	.fill 508, 8, 0
 boot_pd:
 	.quad PTE_P | PTE_W | PTE_A | PTE_D | PTE_PS
 	.fill 511, 8, 0
@@ -227,7 +234,7 @@ user_run:
 	mov %rdi, %r15
 	push $USER_SS
 	push $USER_STACK + 0xff0
-	push $2
+	push $0x202
 	push $USER_CS
 	push %rsi
 	swapgs
@@ -237,10 +244,11 @@ user_run:
 	.section .user,"ax"
 	.balign 4096
 user_code:
-	xor %eax, %eax
+	nop
+1:	mov $0, %eax			/* as C libraries do, so that it can be patched */
 	syscall
 	dec %r15
-	jnz user_code
+	jnz 1b
 	mov $1, %eax
 	syscall
 	.globl user_count

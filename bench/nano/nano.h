@@ -4,19 +4,24 @@
 #ifndef NANO_H
 #define NANO_H
 
+#ifdef NANO_LOW
+#define KERNEL_BASE 0x0
+#define WINDOW      0xc0000000
+#else
 #define KERNEL_BASE 0xffffffff80000000 /* physical 0 */
-#define LOAD_AT     0x100000
 #define WINDOW      0xffffffffc0000000 /* 2 MiB of 4 KiB pages, in window_table */
+#endif
+#define LOAD_AT     0x100000
 #define WINDOW_PHYS 0x2000000
-#define LAPIC       0xffffffffc0200000
+#define LAPIC       (WINDOW + 0x200000)
 #define USER_CODE   0x40000000
 #define USER_STACK  0x40001000
 
 #define KERNEL_CS 0x08
 #define KERNEL_SS 0x10
-#define USER_SS   0x23
-#define USER_CS   0x2b
-#define TSS_SEL   0x30
+#define USER_SS   0x2b /* ring 3 as Linux has it */
+#define USER_CS   0x33
+#define TSS_SEL   0x38
 
 #define PTE_P  0x001
 #define PTE_W  0x002

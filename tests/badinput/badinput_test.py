@@ -271,13 +271,16 @@ def options(s):
     for option, value in (("-accel", "kvm"), ("-accel", "tcg"), ("-accel", "warp"), ("-accel", ""),
                           ("-cpu", "486"), ("-cpu", "host,+vmx"), ("-machine", "virt"),
                           ("-M", "virt"), ("-machine", "pc,smm=on"), ("-vga", "std"),
-                          ("-display", "gtk"), ("-serial", "tcp::4444"), ("-serial", "file:"),
+                          ("-display", "gtk"), ("-serial", "tcp:name:1"), ("-serial", "file:"),
                           ("-serial", ""), ("-device", "e1000"), ("-device", ""),
                           ("-device", "isa-debug-exit,iobase=0x10000"),
                           ("-device", "isa-debug-exit,iobase=x"),
                           ("-device", "isa-debug-exit,iosize=0"),
                           ("-device", "isa-debug-exit,frob=1"), ("-d", "everything"), ("-d", ""),
-                          ("-boot", "d"), ("-monitor", "stdio"), ("-net", "user"),
+                          ("-boot", "d"), ("-monitor", "telnet::1"), ("-qmp", "smoke"),
+                          ("-serial", "chardev:x"), ("-mon", "x"), ("-chardev", "null"),
+                          ("-chardev", "file,id=f"), ("-uuid", "1"), ("-action", "panic=none"),
+                          ("-net", "user"),
                           ("-max-insns", "many"), ("-max-insns", ""), ("-max-insns", "-5"),
                           ("-hda", "disk.img")):
         usage(option, "-kernel", kernel, option, value)

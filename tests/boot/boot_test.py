@@ -22,6 +22,7 @@ import tempfile
 import time
 
 from console import Console, Failure
+import control
 import network
 from patching import patch_everything
 import userland as programs
@@ -606,13 +607,38 @@ def user(setup):
         if not setup.args.qemu and setup.args.accel == "bt":
             stats = json.loads(con.stderr())
             check(con, stats["space_runs"] > 10**5, "user code did not run natively")
+            check(con, stats["user_copies_evicted"] > 20, "no patched system call was taken back")
+            check(con, stats["user_stepped_runs"] < 10**5, "32-bit code was stepped")
+
+
+def killed(setup):
+    """programs whose spaces are killed from outside end; the others, and the guest, go on as before"""
+    with tempfile.TemporaryDirectory() as scratch, \
+            user_shell(setup, scratch, stats=("--stats=json",)) as con:
+        sh = Shell(con)
+        tests = "vector_handlers general_registers segment_bases threads_mutex process_pipes"
+        before = set(programs.family(con.process.pid))
+        sh.run(f"{{ while [ ! -e /stop ]; do /user/user {tests}; done >/log 2>&1 & }}")
+        kills = programs.kill_spaces(con.process.pid, before, seconds=20)
+        sh.run("touch /stop; sleep 5; echo")
+        log = sh.run("cat /log")
+        check(con, "ok " in log, f"nothing got to its end: {log}")
+        wrong = re.findall(r"^\w+\.c:.*", log, re.MULTILINE)
+        check(con, not wrong, f"a program went on with something wrong: {wrong}")
+        sh.equals("seq 1 2000 | sha256sum", hashlib.sha256(
+            "".join(f"{i}\n" for i in range(1, 2001)).encode()).hexdigest() + "  -")
+        check_log(sh)
+        sh.power_off()
+        stats = json.loads(con.stderr())
+        print(f"{kills} kills, {stats['user_lost']} programs ended, {stats['space_killed']} spaces dead")
+        check(con, stats["user_lost"], "no program was hit")
 
 
 def storms(setup):
     """many processes, mappings, little memory, in a short form: nothing breaks, nothing is left"""
     with tempfile.TemporaryDirectory() as scratch, user_shell(setup, scratch, "512M") as con:
         storm = programs.Storm(Shell(con), check)
-        for what in ("fork 500", "robin 64 3", "map 20000", "twins 2000", "pressure 1024"):
+        for what in ("fork 500", "robin 64 3", "map 20000", "twins 2000", "pressure 1024", "state 5"):
             storm.run(what)
         storm.sh.power_off()
 
@@ -622,7 +648,7 @@ def storms_full(setup):
     with tempfile.TemporaryDirectory() as scratch, user_shell(setup, scratch, "1G") as con:
         storm = programs.Storm(Shell(con), check)
         for what in ("fork 10000", "robin 64 60", "map 200000", "twins 100000", "pressure 2048",
-                     "pressure 2048"):
+                     "pressure 2048", "state 60"):
             storm.run(what)
         storm.sh.power_off()
 
@@ -758,9 +784,29 @@ def memtest(setup):
             check(con, not con.log, f"output on stdout: {con.log[:100]!r}")
 
 
-SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, balloon, console, cloud5g, syscalls,
-                                     memtest, stub, generic, patching, patching_generic, panic, restart, triplefault,
-                                     user, storms, storms_full, userland)}
+def qmp(setup):
+    control.qmp(setup, Shell)
+
+
+def qmp_ends(setup):
+    control.qmp_ends(setup, Shell)
+
+
+def daemon(setup):
+    control.daemon(setup, Shell)
+
+
+def serials(setup):
+    control.serials(setup, Shell)
+
+
+for name in ("qmp", "qmp_ends", "daemon", "serials"):
+    globals()[name].__doc__ = getattr(control, name).__doc__
+
+SCENARIOS = {f.__name__: f for f in (cloud, noacpi, rng, rng_noacpi, cloud5g, syscalls, memtest,
+                                     stub, generic, patching, patching_generic, panic, restart,
+                                     triplefault, user, storms, storms_full, userland, killed, qmp,
+                                     qmp_ends, daemon, serials, balloon, console)}
 
 SCENARIOS.update(network.scenarios(sys.modules[__name__]))
 

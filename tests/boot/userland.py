@@ -5,7 +5,9 @@ import gzip
 import hashlib
 import math
 import os
+import random
 import re
+import signal
 import time
 
 TROUBLE = r"WARNING:|BUG:|Oops|soft lockup|rcu: INFO|fault in kernel"
@@ -65,6 +67,23 @@ def family(pid):
         found.append(todo.pop())
         todo += children.get(found[-1], [])
     return found
+
+
+def kill_spaces(monitor, spare, seconds):
+    """Kill a task of the monitor's spaces now and then, none of `spare`; how many it were."""
+    kills = 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.2)
+        victims = [pid for pid in family(monitor) if pid not in spare]
+        if not victims:
+            continue
+        try:
+            os.kill(random.choice(victims), signal.SIGKILL)
+            kills += 1
+        except ProcessLookupError:
+            pass
+    return kills
 
 
 def footprint(pid):

@@ -62,13 +62,16 @@ expect 'this host' 0 '^ok +user_spaces +guest programs run natively' fine "$ring
 expect '--json' 0 '^valid$' json
 expect 'one processor' 10 '^note +cpus +one' one_cpu
 expect 'few descriptors' 10 '^note +open_files +100' few_files
+expect 'the network helper' 0 '^ok +network +-nic user works' fine "$ringshift" doctor
+expect 'no network helper' 10 '^note +network +the helper of -nic user does not start' \
+	env RINGSHIFT_NET=/nowhere "$ringshift" doctor
 expect 'an unknown argument' 2 "^ringshift: doctor: '-x': all it takes is --json" \
 	"$ringshift" doctor -x
 expect 'no seccomp filters' 11 '^slow +user_spaces' "$container" --no-seccomp "$ringshift" doctor
 
 # An ordinary user may not be able to reach the build directory.
 chmod 755 "$scratch"
-cp "$ringshift" "$scratch/ringshift"
+cp "$ringshift" "$ringshift-net" "$scratch"
 expect 'in a container' 0 '^ok +user_spaces' fine "$container" "$scratch/ringshift" doctor
 expect 'it says so' 0 'user 65534; system calls are filtered' fine \
 	"$container" "$scratch/ringshift" doctor

@@ -584,6 +584,7 @@ static void test_bases(void)
 	say("[fsgsbase] gs", r.dx);
 	say("[fsgsbase] fs, 32-bit", r.di);
 	write_cr4(read_cr4() & ~0x10000ul);
+	wrmsr(GS_BASE, 0);
 }
 
 static volatile u32 ipis;

@@ -307,6 +307,77 @@ Test(hostile_space, forged_reports_of_the_mapper)
 	rig_close(&x);
 }
 
+CODE(int80, "int $0x80; syscall");
+CODE(call64, "syscall; syscall");
+CODE(attributes, "lar %ax, %ebx; setz %al; movzbl %al, %eax; syscall");
+
+static bool has_descriptor(struct rig *x, u16 sel)
+{
+	rig_code(x, attributes);
+	x->r.gpr[RAX] = sel;
+	do {
+		cr_assert_eq(space_run(x->sp, &x->r, &x->stop, &x->ex), 0);
+	} while (x->ex.kind == SPACE_KICKED);
+	cr_assert_eq(x->ex.kind, SPACE_SYSCALL);
+	return x->r.gpr[RAX] & 1;
+}
+
+/* Descriptors of its own making: in guest memory, in writable pages of the stub, or not quite where
+ * the monitor writes its own. No such call takes place, and what the monitor has written is an
+ * empty descriptor here. */
+Test(hostile_space, descriptors)
+{
+	const struct space_user_desc d = {.entry = TLS_FIRST, .limit = 0xfffff, .flags = 0x51};
+	const u64 ldt[] = {0x00cff3000000ffffull};
+	struct rig x;
+	u64 at[12];
+	unsigned n = 0;
+
+	if (!rig_open(&x))
+		return;
+	memcpy(x.sp->slot + SPACE_STATE + 0xf00, &d, sizeof(d));
+	at[n++] = RIG_DATA;
+	at[n++] = x.sp->base + SPACE_STATE + 0xf00;
+	for (s64 off = -16; off <= 48; off += 16)
+		if (off < 0 || off == 48)
+			at[n++] = x.sp->base + CTL_TLS + (u64)off;
+	at[n++] = x.sp->base + CTL_TLS + 4;
+	at[n++] = x.sp->base + SPACE_RING;
+	for (unsigned i = 0; i < n; i++) {
+		rig_code(&x, int80);
+		memcpy(x.ram + MIB, &d, sizeof(d));
+		x.r.gpr[RAX] = 243; /* set_thread_area */
+		x.r.gpr[RBX] = at[i];
+		rig_run(&x, SPACE_INT80);
+		cr_assert_eq(x.r.gpr[RAX], 243);
+		x.r.rip = RIG_CODE;
+		x.r.gpr[RAX] = 123; /* modify_ldt */
+		x.r.gpr[RBX] = LDT_WRITE;
+		x.r.gpr[RCX] = at[i];
+		x.r.gpr[RDX] = sizeof(d);
+		rig_run(&x, SPACE_INT80);
+		rig_code(&x, call64);
+		x.r.gpr[RAX] = 154;
+		x.r.gpr[RDI] = LDT_WRITE;
+		x.r.gpr[RSI] = at[i];
+		x.r.gpr[RDX] = sizeof(d);
+		rig_syscall(&x, 154);
+	}
+	for (unsigned i = 0; i < TLS_DESCRIPTORS; i++) {
+		rig_code(&x, int80);
+		x.r.gpr[RAX] = 243;
+		x.r.gpr[RBX] = x.sp->base + CTL_TLS + i * USER_DESC_SIZE;
+		run_somehow(&x, 2000);
+		cr_expect_not(has_descriptor(&x, (u16)((TLS_FIRST + i) * 8 + 3)));
+	}
+	cr_expect_not(has_descriptor(&x, 7));
+	/* The mapper's way. */
+	cr_assert_eq(space_set_ldt(x.sp, 0, ldt, 1), 0);
+	cr_expect(has_descriptor(&x, 7));
+	expect_unmapped(&x, FORBIDDEN);
+	rig_close(&x);
+}
+
 static bool is_gone(pid_t pid)
 {
 	char path[64], line[256] = "";

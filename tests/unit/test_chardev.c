@@ -12,6 +12,9 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
@@ -649,4 +652,401 @@ Test(chardev, raw_again_after_a_stop)
 	}
 	cr_assert_eq(waitpid(pid, &status, 0), pid);
 	cr_assert_eq(status, 0);
+}
+
+/* ---- shared devices ---- */
+
+Test(chardev, ctrl_a_c_goes_round)
+{
+	struct pty p = pty_open();
+	struct rig *r = rig_new(p.slave, p.slave), *mon = calloc(1, sizeof(*mon));
+	struct chardev *c;
+	char err[128];
+
+	r->spec = (struct char_spec){.kind = CHAR_STDIO, .mux = true, .fd = -1, .id = "con"};
+	mon->spec = r->spec;
+	mon->limit = SIZE_MAX;
+	cr_assert_eq(chardevs_add(r->cs, &r->spec, err, sizeof(err)), 0);
+	r->dev = rig_attach(r);
+	c = rig_attach(r);
+	c->dev = mon;
+	rig_go(r);
+	cr_assert_eq(r->opened, 1);
+	cr_assert_eq(mon->opened, 1);
+	cr_assert_eq(r->focused, 1);
+	cr_assert_eq(mon->focused, 0, "the first that takes input has it");
+	type(p.master,
+	     "ab\x01"
+	     "cxy\x01"
+	     "cd\x01"
+	     "b",
+	     12);
+	await_bytes(r, 3);
+	cr_assert_arr_eq(r->got, "abd", 3);
+	cr_assert_eq(mon->got_len, 2);
+	cr_assert_arr_eq(mon->got, "xy", 2);
+	cr_assert_eq(mon->focused, 1);
+	cr_assert_eq(r->focused, 2);
+	run_for(r, 20);
+	cr_assert_eq(r->breaks, 1);
+	/* Both write. */
+	chardev_write(r->dev, (const u8 *)"g", 1);
+	chardev_write(c, (const u8 *)"m", 1);
+	cr_assert_eq(drain(p.master, err, 2), 2);
+	cr_assert_arr_eq(err, "gm", 2);
+	rig_end(r);
+	free(mon);
+}
+
+Test(chardev, one_user_unless_it_is_shared)
+{
+	struct rig *r = rig_new(0, 1);
+	char err[128];
+
+	r->spec = (struct char_spec){.kind = CHAR_NULL, .fd = -1, .id = "n"};
+	cr_assert_eq(chardevs_add(r->cs, &r->spec, err, sizeof(err)), 0);
+	rig_attach(r);
+	cr_assert_null(chardevs_attach(r->cs, "n", true, err, sizeof(err)));
+	cr_assert_str_eq(err, "character device 'n' has another user");
+	cr_assert_not_null(chardevs_attach(r->cs, "n", false, err, sizeof(err)), "it only writes");
+	cr_assert_null(chardevs_attach(r->cs, "m", true, err, sizeof(err)));
+	cr_assert_str_eq(err, "there is no character device 'm'");
+	rig_end(r);
+}
+
+/* ---- ring buffers, pipes ---- */
+
+Test(chardev, a_ring_buffer_keeps_the_newest)
+{
+	struct rig *r = rig_new(0, 1);
+	char err[128];
+	u8 buf[16];
+
+	r->spec = (struct char_spec){.kind = CHAR_RINGBUF, .size = 8, .fd = -1, .id = "ring"};
+	cr_assert_eq(chardevs_add(r->cs, &r->spec, err, sizeof(err)), 0);
+	r->dev = rig_attach(r);
+	rig_go(r);
+	chardev_write(r->dev, (const u8 *)"0123456789", 10);
+	chardev_write(r->dev, (const u8 *)"ab", 2);
+	cr_assert_eq(chardevs_ringbuf_read(r->cs, "ring", buf, 3), 3);
+	cr_assert_arr_eq(buf, "456", 3);
+	cr_assert_eq(chardevs_ringbuf_write(r->cs, "ring", (const u8 *)"X", 1), 1);
+	cr_assert_eq(chardevs_ringbuf_read(r->cs, "ring", buf, 16), 6);
+	cr_assert_arr_eq(buf, "789abX", 6);
+	cr_assert_eq(chardevs_ringbuf_read(r->cs, "ring", buf, 16), 0);
+	cr_assert_eq(chardevs_ringbuf_read(r->cs, "bell", buf, 16), -ENOENT);
+	rig_end(r);
+}
+
+Test(chardev, pipes_both_ways)
+{
+	char path[] = "/tmp/ringshift-pipe-XXXXXX", name[64], form[64], buf[8];
+	struct rig *r;
+	int in, out;
+
+	close(mkstemp(path));
+	snprintf(name, sizeof(name), "%s.in", path);
+	cr_assert_eq(mkfifo(name, 0600), 0);
+	snprintf(name, sizeof(name), "%s.out", path);
+	cr_assert_eq(mkfifo(name, 0600), 0);
+	snprintf(form, sizeof(form), "pipe:%s", path);
+	r = rig_short(0, 1, form);
+	out = open(name, O_RDONLY);
+	snprintf(name, sizeof(name), "%s.in", path);
+	in = open(name, O_WRONLY);
+	type(in, "to guest", 8);
+	await_bytes(r, 8);
+	cr_assert_arr_eq(r->got, "to guest", 8);
+	close(in);
+	in = open(name, O_WRONLY); /* the next writer */
+	type(in, "!", 1);
+	await_bytes(r, 9);
+	chardev_write(r->dev, (const u8 *)"hello", 5);
+	cr_assert_eq(drain(out, buf, 5), 5);
+	rig_end(r);
+	unlink(name);
+	snprintf(name, sizeof(name), "%s.out", path);
+	unlink(name);
+	unlink(path);
+}
+
+/* ---- a pseudo-terminal of our own ---- */
+
+/* The name the device has printed is also in its description. */
+static void note_name(void *opaque, const char *id, const char *filename, bool used)
+{
+	(void)id, (void)used;
+	strcpy(opaque, filename);
+}
+
+Test(chardev, pty_comes_and_goes)
+{
+	struct rig *r = rig_short(0, open("/dev/null", O_WRONLY), "pty");
+	char name[CHAR_PATH_MAX + 64], buf[8];
+	int fd;
+
+	chardevs_list(r->cs, note_name, name);
+	cr_assert_eq(strncmp(name, "pty:/dev/pts/", 13), 0);
+	chardev_write(r->dev, (const u8 *)"lost", 4);
+	cr_assert_eq(r->stats.n[STAT_chardev_dropped], 4, "nobody is there");
+	cr_assert_eq(chardev_can_write(r->dev), SIZE_MAX, "nor is anybody waited for");
+	for (int round = 1; round <= 2; round++) {
+		fd = open(name + 4, O_RDWR | O_NOCTTY);
+		cr_assert_geq(fd, 0);
+		cr_assert_not(modes(fd).c_lflag & (ECHO | ICANON), "raw from the start");
+		/* A write notices; without one it takes a second. */
+		if (round == 1)
+			chardev_write(r->dev, (const u8 *)"hello", 5);
+		else
+			run_for(r, 1500);
+		cr_assert_eq(r->opened, round);
+		type(fd, "hi\r", 3);
+		await_bytes(r, 3 * (size_t)round);
+		cr_assert_arr_eq(r->got, "hi\r", 3);
+		if (round == 1)
+			cr_assert_eq(drain(fd, buf, 5), 5);
+		close(fd);
+		run_for(r, 50);
+		cr_assert_eq(r->closed, round);
+	}
+	rig_end(r);
+}
+
+/* ---- sockets ---- */
+
+static const char *socket_path(void)
+{
+	static char path[64];
+
+	snprintf(path, sizeof(path), "/tmp/ringshift-chardev-%d.sock", (int)getpid());
+	return path;
+}
+
+static int dial(void)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	strcpy(a.sun_path, socket_path());
+	cr_assert_eq(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0, "%s", strerror(errno));
+	return fd;
+}
+
+static struct rig *rig_server(void)
+{
+	char form[128];
+
+	snprintf(form, sizeof(form), "unix:%s,server=on,wait=off", socket_path());
+	return rig_short(0, 1, form);
+}
+
+Test(chardev, clients_in_turn)
+{
+	struct rig *r = rig_server();
+	char buf[8];
+	int a, b;
+
+	chardev_write(r->dev, (const u8 *)"lost", 4);
+	a = dial();
+	b = dial(); /* waits in the backlog */
+	type(b, "b", 1);
+	type(a, "a", 1);
+	await_bytes(r, 1);
+	cr_assert_eq(r->got[0], 'a');
+	run_for(r, 20);
+	cr_assert_eq(r->got_len, 1, "one at a time");
+	chardev_write(r->dev, (const u8 *)"to a", 4);
+	cr_assert_eq(drain(a, buf, 4), 4);
+	cr_assert_arr_eq(buf, "to a", 4);
+	type(a, "last", 4);
+	close(a);
+	await_bytes(r, 6);
+	cr_assert_arr_eq(r->got, "alastb", 6);
+	cr_assert_eq(r->opened, 2);
+	cr_assert_eq(r->closed, 1);
+	close(b);
+	run_for(r, 50);
+	cr_assert_eq(r->closed, 2);
+	rig_end(r);
+	cr_assert_eq(access(socket_path(), F_OK), -1, "it goes with us");
+}
+
+Test(chardev, a_megabyte_both_ways)
+{
+	enum { TOTAL = 1 << 20 };
+	static u8 got[TOTAL];
+	struct rig *r = rig_server();
+	size_t sent = 0, have = 0, written = 0;
+	int fd = dial();
+
+	run_for(r, 50);
+	cr_assert_eq(r->opened, 1);
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	r->limit = 0;
+	for (int i = 0; i < 100 * PATIENCE_MS && (have < TOTAL || r->got_len < TOTAL); i++) {
+		u8 chunk[1000];
+		ssize_t n;
+
+		for (size_t k = 0; k < sizeof(chunk); k++)
+			chunk[k] = (u8)((sent + k) * 7 >> 3);
+		n = sent < TOTAL ? write(fd, chunk, MIN(sizeof(chunk), TOTAL - sent)) : 0;
+		sent += n > 0 ? (size_t)n : 0;
+		/* The chip takes 16 bytes at a time, and holds back when it is told to. */
+		r->limit = 16;
+		r->dev->room(r->dev);
+		for (int k = 0; k < 16 && written < TOTAL && chardev_can_write(r->dev); k++) {
+			u8 b = (u8)(written++ * 13 >> 4);
+
+			chardev_write(r->dev, &b, 1);
+		}
+		if (i % 64 == 0) {
+			n = read(fd, got + have, TOTAL - have);
+			have += n > 0 ? (size_t)n : 0;
+		}
+		aio_run(r->aio);
+	}
+	cr_assert_eq(have, TOTAL);
+	cr_assert_eq(r->got_len, TOTAL);
+	for (size_t i = 0; i < TOTAL; i++)
+		cr_assert(got[i] == (u8)(i * 13 >> 4) && r->got[i] == (u8)(i * 7 >> 3), "%zu", i);
+	cr_assert_eq(r->stats.n[STAT_chardev_dropped], 0);
+	close(fd);
+	rig_end(r);
+}
+
+static u64 ms_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (u64)ts.tv_sec * 1000 + (u64)ts.tv_nsec / 1000000;
+}
+
+Test(chardev, a_client_that_does_not_read_costs_a_second_once)
+{
+	static u8 junk[1 << 20];
+	struct rig *r = rig_server();
+	int fd = dial();
+	size_t n;
+	u64 begin;
+
+	run_for(r, 50);
+	cr_assert_eq(r->opened, 1);
+	/* A chip that asks first is told to wait. */
+	for (n = 0; n < sizeof(junk) && chardev_can_write(r->dev); n++)
+		chardev_write(r->dev, junk, 1);
+	cr_assert_lt(n, sizeof(junk));
+	cr_assert_eq(r->stats.n[STAT_chardev_dropped], 0);
+	/* One that does not ask waits, for a while. */
+	begin = ms_now();
+	chardev_write(r->dev, junk, sizeof(junk));
+	cr_assert_leq(ms_now() - begin, 3000);
+	begin = ms_now();
+	for (int i = 0; i < 1000; i++)
+		chardev_write(r->dev, junk, 1000);
+	cr_assert_leq(ms_now() - begin, 500);
+	cr_assert_gt(r->stats.n[STAT_chardev_dropped], 1000000);
+	/* Once it reads, all is well again. */
+	cr_assert_eq(r->writable, 0);
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	for (int i = 0; i < PATIENCE_MS && !r->writable; i++) {
+		while (read(fd, junk, sizeof(junk)) > 0)
+			;
+		run_for(r, 1);
+	}
+	cr_assert_eq(r->writable, 1);
+	cr_assert_gt(chardev_can_write(r->dev), 0);
+	close(fd);
+	rig_end(r);
+}
+
+/* The other side goes while much is queued, in both directions. */
+Test(chardev, a_client_that_goes_with_everything_full)
+{
+	static u8 junk[1 << 18];
+	struct rig *r = rig_server();
+	int fd = dial();
+
+	r->limit = 0;
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	for (int i = 0; i < 300; i++) {
+		if (write(fd, junk, sizeof(junk)) < 0 && i > 200)
+			break;
+		run_for(r, 1);
+	}
+	while (chardev_can_write(r->dev))
+		chardev_write(r->dev, junk, 1000);
+	close(fd);
+	for (int i = 0; i < PATIENCE_MS && !r->closed; i++) {
+		chardev_write(r->dev, junk, 1);
+		run_for(r, 1);
+	}
+	cr_assert_eq(r->writable, 1);
+	cr_assert_eq(r->closed, 1);
+	/* The next one is welcome. */
+	fd = dial();
+	run_for(r, 50);
+	cr_assert_eq(r->opened, 2);
+	r->limit = SIZE_MAX;
+	r->dev->room(r->dev);
+	type(fd, "new", 3);
+	for (int i = 0; i < PATIENCE_MS && memcmp(r->got + r->got_len - 3, "new", 3); i++)
+		run_for(r, 1);
+	cr_assert_arr_eq(r->got + r->got_len - 3, "new", 3);
+	close(fd);
+	rig_end(r);
+}
+
+Test(chardev, a_client_connects_again)
+{
+	struct rig *server = rig_server(), *r = rig_new(0, 1);
+	char err[128];
+
+	r->spec = (struct char_spec){.kind = CHAR_SOCKET, .fd = -1, .reconnect = 1, .id = "s"};
+	strcpy(r->spec.path, socket_path());
+	cr_assert_eq(chardevs_add(r->cs, &r->spec, err, sizeof(err)), 0);
+	r->dev = rig_attach(r);
+	/* Only one console can have the signals. */
+	cr_assert_eq(chardevs_start(r->cs, err, sizeof(err)), 0);
+	cr_assert_eq(r->opened, 1);
+	chardev_write(r->dev, (const u8 *)"one", 3);
+	await_bytes(server, 3);
+	rig_end(server);
+	run_for(r, 100);
+	cr_assert_eq(r->closed, 1);
+	server = rig_server();
+	for (int i = 0; i < PATIENCE_MS && r->opened < 2; i++)
+		run_for(r, 1);
+	cr_assert_eq(r->opened, 2);
+	run_for(server, 50);
+	chardev_write(r->dev, (const u8 *)"two", 3);
+	await_bytes(server, 3);
+	cr_assert_arr_eq(server->got, "two", 3);
+	rig_end(server);
+	rig_end(r);
+}
+
+Test(chardev, a_socket_in_use_is_left_alone)
+{
+	struct rig *r = rig_server(), *other = rig_new(0, 1);
+	char err[256], wanted[256];
+	int fd;
+
+	other->spec = r->spec;
+	cr_assert_eq(chardevs_add(other->cs, &other->spec, err, sizeof(err)), -EADDRINUSE);
+	snprintf(wanted, sizeof(wanted),
+		 "cannot listen on unix:%s,server=on: Address already in use", socket_path());
+	cr_assert_str_eq(err, wanted);
+	rig_end(other);
+	close(dial());
+	rig_end(r);
+	/* One left behind is taken over. */
+	fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	strcpy(a.sun_path, socket_path());
+	cr_assert_eq(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	close(fd);
+	r = rig_server();
+	close(dial());
+	rig_end(r);
 }

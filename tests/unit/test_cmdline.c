@@ -243,6 +243,12 @@ Test(cmdline, how_it_runs_and_ends)
 			       "-uuid 12345678-9abc-def0-1234-56789abcdef0");
 
 	cr_assert(c.stopped && c.no_shutdown);
+	cr_assert_not(c.daemonize);
+	cr_assert_eq(c.ready_fd, -1);
+	c = good("-kernel k -daemonize -nographic -pidfile p "
+		 "-uuid 12345678-9abc-def0-1234-56789abcdef0");
+	cr_assert(c.daemonize);
+	cr_assert_str_empty(c.serial[0]);
 	cr_assert_str_eq(c.pidfile, "p");
 	cr_assert_str_eq(c.uuid, "12345678-9abc-def0-1234-56789abcdef0");
 	c = good("-kernel k -action reboot=shutdown,shutdown=pause");
@@ -323,7 +329,7 @@ Test(cmdline, refusals_name_what_they_refuse)
 	    {"--", "--: unknown option"},
 	    {"-kernel", "-kernel: needs a value: FILE"},
 	    {"-kernel k -m", "-m: needs a value"},
-	    {"-hda disk", "-hda: unknown option"},
+	    {"-cdrom disk", "-cdrom: unknown option"},
 	    {"--frobnicate=3", "--frobnicate: unknown option"},
 	    {"-enable-kvm -kernel k", "-enable-kvm: unknown option"},
 	    {"-Kernel k", "-Kernel: unknown option"},
@@ -380,6 +386,7 @@ Test(cmdline, refusals_name_what_they_refuse)
 	    {"-chardev socket,id=a,path=b,wait=on", "-chardev: wait= is for server=on"},
 	    {"-chardev socket,id=a,path=b,server=on,reconnect=1", "-chardev: reconnect= is for cl"},
 	    {"-kernel k -chardev null,id=a -serial chardev:a -mon a", "-mon: 'a' has another user"},
+	    {"-kernel k -daemonize -serial stdio", "-daemonize: 'serial0' is stdio"},
 	    {"-mon mode=control", "-mon: chardev= is missing"},
 	    {"-mon a,mode=telepathy", "-mon: mode=telepathy: it is one of readline, control"},
 	    {"-netdev user", "-netdev: id= is missing"},
@@ -474,6 +481,19 @@ Test(cmdline, a_message_longer_than_its_buffer_is_cut)
 		if (n < sizeof(err))
 			cr_assert_eq(err[n], '!', "written past %zu bytes", n);
 	}
+}
+
+Test(cmdline, drives_are_recorded)
+{
+	struct config c = good("-kernel k -hda a,b -drive file=c,if=none -hdd d -snapshot");
+
+	cr_assert_eq(c.drive_count, 3);
+	cr_assert_str_eq(c.drive[0].text, "a,b");
+	cr_assert(c.drive[0].is_file);
+	cr_assert_str_eq(c.drive[1].text, "file=c,if=none");
+	cr_assert_not(c.drive[1].is_file);
+	cr_assert_str_eq(c.drive[2].opt, "-hdd");
+	cr_assert(c.snapshot);
 }
 
 Test(cmdline, help_lists_every_option)

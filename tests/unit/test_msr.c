@@ -202,6 +202,27 @@ Test(msr, read_only_and_write_only)
 	world_free(&w);
 }
 
+/* Translated code loads and stores these itself: only where nothing else is to be done. */
+Test(msr, plain_words)
+{
+	struct world w;
+	struct msr_word p;
+
+	world_init(&w);
+	cr_assert(msr_word(&w.msrs, MSR_LSTAR, &p));
+	cr_expect_eq(p.place, &w.r->c.lstar);
+	cr_expect_eq(p.writes, MSR_WRITE_CANONICAL);
+	cr_assert(msr_word(&w.msrs, MSR_FMASK, &p));
+	cr_expect_eq(p.place, &w.r->c.fmask);
+	cr_expect_eq(p.writes, MSR_WRITE_32);
+	cr_assert(msr_word(&w.msrs, MSR_PAT, &p));
+	cr_expect_eq(p.writes, MSR_WRITE_OTHER, "its value is checked");
+	cr_expect(!msr_word(&w.msrs, MSR_TSC, &p));
+	cr_expect(!msr_word(&w.msrs, MSR_EFER, &p), "writes have effects");
+	cr_expect(!msr_word(&w.msrs, 0x12345, &p));
+	world_free(&w);
+}
+
 Test(msr, no_mitigations_wanted)
 {
 	struct world w;

@@ -421,3 +421,68 @@ Test(ns16550, bytes_are_counted)
 	cr_assert_eq(counts.n[STAT_serial_tx], 1);
 	cr_assert_eq(counts.n[STAT_serial_rx], 2);
 }
+
+static size_t writable_bytes;
+static size_t limited(struct chardev *c)
+{
+	(void)c;
+	return writable_bytes;
+}
+
+Test(ns16550, a_full_back_end_holds_the_driver_back)
+{
+	rig.chr.can_write = limited;
+	writable_bytes = 100;
+	out(IER, UART_IER_THRI);
+	cr_assert_eq(in(IIR), UART_IIR_THRI);
+	out(THR, 'a');
+	cr_assert_eq(in(LSR), LSR_EMPTY);
+	cr_assert_eq(in(IIR), UART_IIR_THRI);
+	writable_bytes = 0;
+	out(THR, 'b');
+	cr_assert_eq(in(LSR), 0, "taken, but no more");
+	cr_assert_eq(in(IIR), UART_IIR_NONE);
+	cr_assert_eq(rig.level, 0);
+	out(IER, 0);
+	out(IER, UART_IER_THRI);
+	cr_assert_eq(in(IIR), UART_IIR_NONE, "THR is not empty");
+	out(THR, 'c'); /* the rest of a FIFO's worth */
+	cr_assert_eq(rig.sent_len, 3);
+	writable_bytes = 1;
+	rig.chr.writable(rig.chr.dev);
+	cr_assert_eq(rig.level, 1);
+	cr_assert_eq(in(LSR), LSR_EMPTY);
+	cr_assert_eq(in(IIR), UART_IIR_THRI);
+	cr_assert_eq(counts.n[STAT_serial_tx_stalls], 2);
+	rig.chr.writable(rig.chr.dev);
+	cr_assert_eq(in(IIR), UART_IIR_NONE, "nothing has changed");
+}
+
+static int rooms;
+static void count_room(struct chardev *c)
+{
+	(void)c;
+	rooms++;
+}
+
+Test(ns16550, rts_holds_the_other_side)
+{
+	rig.chr.room = count_room;
+	out(FCR, UART_FCR_ENABLE);
+	cr_assert_eq(type("a"), 1, "a guest that knows nothing of RTS");
+	out(MCR, UART_MCR_DTR);
+	cr_assert_eq(type("b"), 1);
+	out(MCR, UART_MCR_DTR | UART_MCR_RTS);
+	cr_assert_eq(type("c"), 1);
+	out(MCR, UART_MCR_DTR);
+	cr_assert_eq(type("d"), 0, "held");
+	cr_assert_eq(in(RBR), 'a');
+	cr_assert_eq(in(RBR), 'b');
+	cr_assert_eq(in(RBR), 'c');
+	cr_assert_eq(rooms, 0);
+	out(MCR, UART_MCR_DTR | UART_MCR_RTS);
+	cr_assert_eq(rooms, 1);
+	cr_assert_eq(type("d"), 1);
+	out(MCR, 0);
+	cr_assert_eq(type("e"), 1, "closed: what comes is lost later, as it always was");
+}

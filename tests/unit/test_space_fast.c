@@ -43,6 +43,37 @@ static void patch_syscall(struct rig *x, u64 at, u8 len)
 	patch_site(x, at, &site, at + 2);
 }
 
+/* A kick that found guest code at rip, as the host's kernel and the handler would leave it. */
+static void interrupted_at(struct rig *x, u64 rip)
+{
+	const u64 off = SPACE_STACK_TOP - SPACE_FRAME_MAX;
+	u64 *f = (u64 *)(x->sp->slot + off);
+	struct space_state *st = space_state(x->sp);
+
+	memset(f, 0, 1024);
+	f[UC_RIP / 8] = rip;
+	f[UC_RIP / 8 - 1] = 0x7777; /* RSP */
+	f[UC_RIP / 8 - 2] = RIG_CODE + 7;
+	f[UC_RIP / 8 - 3] = 39;
+	f[UC_RIP / 8 + 1] = 0x246; /* flags */
+	f[UC_FPSTATE / 8] = x->sp->base + off + 0x200;
+	f[UC_SIGNO / 8] = SPACE_KICK_SIGNAL;
+	st->fast_rsp = 0x5555;
+	atomic_store(&st->frame, x->sp->base + off);
+	atomic_store(&st->kind, KIND_GUEST);
+	cr_assert(space_exit_decode(x->sp, &x->r, &x->ex));
+}
+
+static void expect_back(struct rig *x, u64 at, u64 rip, u64 rsp)
+{
+	interrupted_at(x, at);
+	cr_expect_eq(x->ex.kind, SPACE_KICKED, "at %#llx", (unsigned long long)at);
+	cr_expect_eq(x->r.rip, rip, "at %#llx: %#llx", (unsigned long long)at,
+		     (unsigned long long)x->r.rip);
+	cr_expect_eq(x->r.gpr[RSP], rsp, "at %#llx", (unsigned long long)at);
+	cr_expect_eq(x->r.rflags, 0x246);
+}
+
 CODE(plain, "mov $39, %eax; syscall; ud2");
 
 Test(space_fast, a_patched_pair_does_what_it_did)
@@ -129,6 +160,106 @@ Test(space_fast, a_step_ends_between_the_two)
 }
 
 /* As C libraries have it. */
+CODE(limit, "mov $0x7b, %edx; lsl %dx, %edx; setz %bl; pushf; pop %rsi; ud2");
+
+/* The vector state of a space that dies when it is in its registers. */
+CODE(vector, "movq %rbx, %xmm5; mov $39, %eax; syscall; movq %xmm5, %rdx; syscall");
+
+Test(space_fast, a_vector_state_that_is_lost_is_said_to_be)
+{
+	struct rig x;
+	u8 *image;
+
+	if (!rig_open(&x))
+		return;
+	image = aligned_alloc(64, ALIGN_UP(space_xsave_size(x.pool), 64));
+	for (unsigned live = 0; live < 2; live++) {
+		rig_code(&x, vector);
+		if (live)
+			patch(&x, 5, 39);
+		x.r.gpr[RBX] = 0x1234;
+		rig_syscall(&x, 39);
+		cr_assert_eq(x.ex.fast, live);
+		kill(x.sp->guest, SIGKILL);
+		while (!space_gone(x.sp->guest))
+			;
+		cr_expect_eq(space_xsave_read(x.sp, image), !live);
+		cr_expect_eq(*(u64 *)(image + 160 + 5 * 16), live ? 0 : 0x1234);
+		space_put(x.sp);
+		x.sp = space_get(x.pool, 0);
+		cr_assert_not_null(x.sp);
+	}
+	free(image);
+	rig_close(&x);
+}
+
+/* The limit of Linux's segment with the number of the processor: in place of the host's there is
+ * 0x12345, and nothing else changes; the host's shows where it is not patched. */
+Test(space_fast, a_limit_is_the_guests)
+{
+	struct space_site site = {.kind = SPACE_SITE_LIMIT, .nr = 0x12345};
+	u64 tramp;
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	tramp = x.sp->base + SPACE_FAST_CODE + 7 * TRAMPOLINE_SIZE;
+	rig_code(&x, limit);
+	memcpy(site.insn, x.ram, SPACE_LIMIT_LEN);
+	patch_site(&x, 0, &site, SPACE_LIMIT_LEN);
+	for (unsigned flags = 0x202; flags < 0xad8; flags += 0x8d5 & ~0x240) {
+		x.r.rip = RIG_CODE;
+		x.r.rflags = flags;
+		x.r.gpr[RSP] = RIG_STACK;
+		for (unsigned i = 0; i < 4; i++)
+			x.r.gpr[i] = ~0ull;
+		rig_run(&x, SPACE_FAULT);
+		cr_expect_eq(x.ex.vector, UD);
+		cr_expect_eq(x.r.gpr[RDX], 0x12345);
+		cr_expect_eq(x.r.gpr[RBX] & 0xff, 1);
+		cr_expect_eq(x.r.gpr[RSI], flags | 0x40);
+		cr_expect_eq(x.r.gpr[RAX] & x.r.gpr[RCX], ~0ull);
+	}
+	/* Between the two, by a step, from anywhere in the trampoline, and by a jump. */
+	x.r.rip = RIG_CODE;
+	x.r.rflags = 0x302;
+	rig_run(&x, SPACE_FAULT);
+	cr_expect_eq(x.ex.vector, DB);
+	cr_expect_eq(x.r.rip, RIG_CODE + 5);
+	cr_expect_eq(x.r.gpr[RDX], 0x7b);
+	x.r.rflags = 0x202;
+	rig_run(&x, SPACE_FAULT);
+	cr_expect_eq(x.ex.vector, UD);
+	cr_expect_eq(x.r.rip, RIG_CODE + 5);
+	expect_back(&x, tramp, RIG_CODE, 0x7777);
+	expect_back(&x, tramp + 5, RIG_CODE, 0x7777);
+	for (unsigned at = 8; at <= 18; at += 5) {
+		x.r.gpr[RDX] = 0;
+		expect_back(&x, tramp + at, RIG_CODE + 8, 0x7777);
+		cr_expect_eq(x.r.gpr[RDX], 0x12345);
+	}
+	rig_close(&x);
+}
+
+CODE(limit2, "mov $0x7b, %esi; lsl %si, %ecx; ud2");
+
+Test(space_fast, a_limit_in_another_register)
+{
+	struct space_site site = {.kind = SPACE_SITE_LIMIT, .nr = 7};
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	rig_code(&x, limit2);
+	memcpy(site.insn, x.ram, SPACE_LIMIT_LEN);
+	patch_site(&x, 0, &site, SPACE_LIMIT_LEN);
+	rig_run(&x, SPACE_FAULT);
+	cr_expect_eq(x.r.rip, RIG_CODE + 8);
+	cr_expect_eq(x.r.gpr[RSI], 0x7b);
+	cr_expect_eq(x.r.gpr[RCX], 7);
+	rig_close(&x);
+}
+
 CODE(compare, "syscall; cmp $-4095, %rax; setae %bl; ud2");
 #define COMPARE_LEN 6
 #define GP          13
@@ -231,7 +362,6 @@ Test(space_fast, copies_cannot_be_made_writable)
 	rig_close(&x);
 }
 
-CODE(vector, "movq %rbx, %xmm5; mov $39, %eax; syscall; movq %xmm5, %rdx; syscall");
 #define XMM5_AT (160 + 5 * 16)
 
 Test(space_fast, vector_state_stays_in_the_space)
@@ -360,37 +490,6 @@ Test(space_fast, kicks_anywhere_lose_nothing)
 	cr_expect_eq(x.stats.n[STAT_space_killed], 0);
 	free(image);
 	rig_close(&x);
-}
-
-/* A kick that found guest code at rip, as the host's kernel and the handler would leave it. */
-static void interrupted_at(struct rig *x, u64 rip)
-{
-	const u64 off = SPACE_STACK_TOP - SPACE_FRAME_MAX;
-	u64 *f = (u64 *)(x->sp->slot + off);
-	struct space_state *st = space_state(x->sp);
-
-	memset(f, 0, 1024);
-	f[UC_RIP / 8] = rip;
-	f[UC_RIP / 8 - 1] = 0x7777; /* RSP */
-	f[UC_RIP / 8 - 2] = RIG_CODE + 7;
-	f[UC_RIP / 8 - 3] = 39;
-	f[UC_RIP / 8 + 1] = 0x246; /* flags */
-	f[UC_FPSTATE / 8] = x->sp->base + off + 0x200;
-	f[UC_SIGNO / 8] = SPACE_KICK_SIGNAL;
-	st->fast_rsp = 0x5555;
-	atomic_store(&st->frame, x->sp->base + off);
-	atomic_store(&st->kind, KIND_GUEST);
-	cr_assert(space_exit_decode(x->sp, &x->r, &x->ex));
-}
-
-static void expect_back(struct rig *x, u64 at, u64 rip, u64 rsp)
-{
-	interrupted_at(x, at);
-	cr_expect_eq(x->ex.kind, SPACE_KICKED, "at %#llx", (unsigned long long)at);
-	cr_expect_eq(x->r.rip, rip, "at %#llx: %#llx", (unsigned long long)at,
-		     (unsigned long long)x->r.rip);
-	cr_expect_eq(x->r.gpr[RSP], rsp, "at %#llx", (unsigned long long)at);
-	cr_expect_eq(x->r.rflags, 0x246);
 }
 
 static void expect_stub(struct rig *x, u64 at)

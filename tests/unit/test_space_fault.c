@@ -163,7 +163,7 @@ Test(space_fault, thirty_two_bit_code)
 	memcpy(x.ram + MIB + 0xf000, &on_stack, 4);
 	x.r.cs = SPACE_CS32;
 	x.r.ds = x.r.es = 0x2b;
-	x.r.gs = 0x63; /* Linux's TLS selector: flat here, with a base */
+	x.r.gs = 0x2b; /* with a base */
 	x.r.gs_base = RIG_DATA + 0x100;
 	x.r.gpr[RAX] = 3;
 	rig_run(&x, SPACE_INT80);
@@ -171,7 +171,7 @@ Test(space_fault, thirty_two_bit_code)
 	cr_expect_eq(x.r.gpr[RBX], tls);
 	cr_expect_eq(x.r.gpr[RCX], on_stack);
 	cr_expect_eq(x.r.cs, SPACE_CS32);
-	cr_expect_eq(x.r.gs, 0x63);
+	cr_expect_eq(x.r.gs, 0x2b);
 	cr_expect_eq(x.r.gs_base, RIG_DATA + 0x100);
 	cr_expect_eq(x.r.ds, 0x2b);
 	rig_run(&x, SPACE_INT80);

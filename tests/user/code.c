@@ -169,3 +169,41 @@ void code32_null(void)
 	EQUAL(c.addr, 0);
 }
 #endif
+
+#ifdef __x86_64__
+#define SITES_PAGES 300ul
+
+/* mov $110, %eax; syscall; ret: getppid */
+static void put_getppid(u8 *p)
+{
+	static const u8 code[] = {0xb8, 110, 0, 0, 0, 0x0f, 0x05, 0xc3};
+
+	memcpy(p, code, sizeof(code));
+}
+
+/*
+ * So many system calls, each of them hot, that whoever replaces them by something faster runs out
+ * of room and has to take some back.
+ */
+void code_many_calls(void)
+{
+	u8 *code = map_pages(SITES_PAGES, PROT_READ | PROT_WRITE);
+	u32 parent = (u32)getppid();
+	unsigned i, page, off;
+
+	memset(code, 0xcc, SITES_PAGES * PAGE);
+	for (page = 0; page < SITES_PAGES; page++)
+		for (off = 16; off < 48; off += 16)
+			put_getppid(code + page * PAGE + off);
+	CHECK(!mprotect(code, SITES_PAGES * PAGE, PROT_READ | PROT_EXEC));
+	for (page = 0; page < SITES_PAGES; page++)
+		for (off = 16; off < 48; off += 16)
+			for (i = 0; i < 66; i++)
+				EQUAL(call(code + page * PAGE + off), parent);
+	/* And once more, those that are left and those that are not. */
+	for (page = 0; page < SITES_PAGES; page++)
+		for (off = 16; off < 48; off += 16)
+			EQUAL(call(code + page * PAGE + off), parent);
+	munmap(code, SITES_PAGES * PAGE);
+}
+#endif

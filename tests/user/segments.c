@@ -4,6 +4,7 @@
 
 #include <asm/ldt.h>
 #include <asm/prctl.h>
+#include <elf.h>
 #include <errno.h>
 #include <sched.h>
 #include <string.h>
@@ -14,6 +15,35 @@
 
 #define HAS_FSGSBASE 2u /* AT_HWCAP2 */
 
+static int set_thread_area(struct user_desc *desc)
+{
+	int rc;
+#ifdef __x86_64__
+	/* There is no such call for 64-bit code, and the structure must be in reach of the other.
+	 */
+	static struct user_desc *low;
+
+	if (!low)
+		low = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	*low = *desc;
+	__asm__ volatile("int $0x80"
+			 : "=a"(rc)
+			 : "a"(243), "b"(low)
+			 : "memory", "r8", "r9", "r10", "r11");
+#else
+	rc = syscall(SYS_set_thread_area, desc);
+#endif
+	return rc;
+}
+
+static bool have_modify_ldt(void)
+{
+	char none;
+
+	return syscall(SYS_modify_ldt, 0, &none, 0) == 0;
+}
+
 #ifdef __x86_64__
 static u64 rdgsbase(void)
 {
@@ -23,11 +53,11 @@ static u64 rdgsbase(void)
 	return base;
 }
 
-static void use_gs(unsigned id)
+void use_gs(unsigned id)
 {
 	bool direct = getauxval(AT_HWCAP2) & HAS_FSGSBASE;
 	u64 *page = map_pages(2, PROT_READ | PROT_WRITE), got, base;
-	double end = now() + 1;
+	double end = now() + state_seconds;
 	unsigned i;
 
 	page[0] = 0xa000 + id;
@@ -165,4 +195,120 @@ void segment_ldt(void)
 #else
 	in_processes(3, use_ldt);
 #endif
+}
+
+/* --- what tells user code the number of its processor --- */
+
+#ifdef __x86_64__
+/* A function of the vDSO, by the dynamic symbol table; the image is linked at 0. */
+static void *vdso_symbol(const char *name)
+{
+	const u8 *base = (const u8 *)getauxval(AT_SYSINFO_EHDR);
+	const Elf64_Ehdr *e = (const Elf64_Ehdr *)base;
+	const Elf64_Shdr *s = (const Elf64_Shdr *)(base + e->e_shoff);
+	unsigned i, k;
+
+	for (i = 0; i < e->e_shnum; i++) {
+		const Elf64_Sym *sym = (const Elf64_Sym *)(base + s[i].sh_offset);
+		const char *names = (const char *)base + s[s[i].sh_link].sh_offset;
+
+		for (k = 0; s[i].sh_type == SHT_DYNSYM && k < s[i].sh_size / sizeof(*sym); k++)
+			if (!strcmp(names + sym[k].st_name, name))
+				return (void *)(base + sym[k].st_value);
+	}
+	return NULL;
+}
+
+static unsigned lsl_cpu(void)
+{
+	unsigned got;
+
+	__asm__ volatile("mov $0x7b, %0; lsl %w0, %0" : "=d"(got) : : "cc");
+	return got & 0xfff;
+}
+
+/* The same as the kernel says, the vDSO and Linux's descriptor in the GDT; the first processor we
+ * may run on, so that it does not change. */
+void segment_getcpu(void)
+{
+	long (*getcpu)(unsigned *, unsigned *, void *) =
+	    (long (*)(unsigned *, unsigned *, void *))vdso_symbol("__vdso_getcpu");
+	unsigned i, cpu, first, vdso;
+	cpu_set_t set;
+
+	CHECK(!sched_getaffinity(0, sizeof(set), &set));
+	for (first = 0; !CPU_ISSET(first, &set); first++)
+		;
+	CPU_ZERO(&set);
+	CPU_SET(first, &set);
+	CHECK(!sched_setaffinity(0, sizeof(set), &set));
+	CHECK(getcpu);
+	for (i = 0; i < 3000; i++) {
+		CHECK(!syscall(SYS_getcpu, &cpu, NULL, NULL));
+		EQUAL(cpu, first);
+		CHECK(!getcpu(&vdso, NULL, NULL));
+		EQUAL(vdso, first);
+		EQUAL(lsl_cpu(), first);
+		if (i % 500 == 0)
+			usleep(2000);
+	}
+}
+#endif
+
+/* --- descriptors of our own, as LAR and LSL show them --- */
+
+static void set_descriptor(bool local, const struct user_desc *desc)
+{
+	struct user_desc d = *desc;
+
+	if (local)
+		CHECK(!syscall(SYS_modify_ldt, 0x11, &d, sizeof(d)));
+	else
+		CHECK(!set_thread_area(&d));
+}
+
+static void expect_descriptor(u16 sel, const struct user_desc *d)
+{
+	u32 ar = 0, limit = 0;
+	bool valid;
+
+	__asm__ volatile("lar %3, %0; lsl %3, %1; setz %2"
+			 : "=&r"(ar), "=&r"(limit), "=&q"(valid)
+			 : "r"((u32)sel)
+			 : "cc");
+	EQUAL(valid, !d->seg_not_present);
+	if (!valid)
+		return;
+	EQUAL(ar & 0xd0ff00, 0xf100u | (u32)d->contents << 10 | (d->read_exec_only ? 0 : 0x200) |
+				 (u32)d->seg_32bit << 22 | (u32)d->limit_in_pages << 23 |
+				 (u32)d->useable << 20);
+	EQUAL(limit, d->limit_in_pages ? d->limit << 12 | 0xfff : d->limit);
+}
+
+static void show_descriptors(unsigned id)
+{
+	struct user_desc d = {.entry_number = 13, .seg_32bit = 1};
+	double end = now() + 0.5;
+	unsigned i;
+
+	for (i = 0; now() < end; i++) {
+		bool local = i & 1 && have_modify_ldt();
+
+		d.entry_number = local ? (i * 7 + id) % 600 : 13;
+		d.base_addr = i * 4096;
+		d.limit = (i * 31 + id) & 0xfffff;
+		d.limit_in_pages = i >> 1 & 1;
+		d.contents = i >> 2 & 1;
+		d.read_exec_only = i >> 3 & 1;
+		d.useable = i >> 4 & 1;
+		set_descriptor(local, &d);
+		if (i % 5 == 0)
+			sched_yield();
+		expect_descriptor(d.entry_number * 8 + (local ? 7 : 3), &d);
+	}
+}
+
+void segment_descriptors(void)
+{
+	in_processes(4, show_descriptors);
 }

@@ -145,6 +145,8 @@ int storm(int argc, char **argv)
 		storm_map(n);
 	} else if (!strcmp(argv[0], "pressure")) {
 		storm_pressure(n);
+	} else if (!strcmp(argv[0], "state")) {
+		state_storm((double)n);
 	} else if (!strcmp(argv[0], "twins")) {
 		storm_twins(n);
 	} else {

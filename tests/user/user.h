@@ -49,6 +49,9 @@ void skip(const char *why) __attribute__((noreturn));
 void join(pid_t pid);
 /* Run f(i) for 0 <= i < n, each in a process of its own, all at once, and wait. */
 void in_processes(unsigned n, void (*f)(unsigned));
+extern double state_seconds; /* how long to hold on to registers */
+void state_storm(double seconds);
+void use_gs(unsigned id);
 void *map_pages(unsigned long pages, int prot);
 double now(void); /* seconds, CLOCK_MONOTONIC */
 u64 next_random(u64 *state);

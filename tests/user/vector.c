@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #define PROCESSES 8
-#define SECONDS   3.0
 #define IMAGE     16384
 #ifdef __x86_64__
 #define REGISTERS 16
@@ -185,7 +184,7 @@ static void plain(void)
 
 static void keep_registers(unsigned id, unsigned timer)
 {
-	double end = now() + SECONDS;
+	double end = now() + state_seconds;
 	u64 seed = id + 1;
 	unsigned n = 0;
 
@@ -213,6 +212,30 @@ static void without_signals(unsigned id)
 static void with_signals(unsigned id)
 {
 	keep_registers(id, 3000 + id * 100);
+}
+
+double state_seconds = 3;
+
+/* All at once: all registers with handlers that spoil them, at timers and at calls; segment bases.
+ */
+static void any_state(unsigned id)
+{
+	if (id < PROCESSES)
+		with_signals(id);
+#ifdef __x86_64__
+	else
+		use_gs(id);
+#else
+	else
+		without_signals(id);
+#endif
+}
+
+void state_storm(double seconds)
+{
+	state_seconds = seconds;
+	find_features();
+	in_processes(PROCESSES + PROCESSES / 2, any_state);
 }
 
 void vector_registers(void)
