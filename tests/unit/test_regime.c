@@ -45,7 +45,7 @@ static int unmap(void *opaque, gva_t va, u64 len)
 	return 0;
 }
 
-static const struct shadow_ops ops = {map, protect, unmap};
+static const struct shadow_ops ops = {map, protect, protect, unmap};
 
 /* One large page, in either half. */
 static void build_tables(struct world *x)
