@@ -205,15 +205,19 @@ static void collect(struct space_pool *pool)
 
 struct space *space_get(struct space_pool *pool, unsigned avoid)
 {
-	struct space *sp = take_free(pool, avoid);
 	unsigned place = 0;
+	struct space *sp;
 
-	if (!sp) {
-		collect(pool);
-		sp = take_free(pool, avoid);
-	}
 	while (place < SPACE_PLACES && avoid & BIT(place))
 		place++;
+	/* The first place is the best one: not what somebody left who could not have it. */
+	sp = take_free(pool, ~BIT(place));
+	if (!sp) {
+		collect(pool);
+		sp = take_free(pool, ~BIT(place));
+	}
+	if (!sp)
+		sp = take_free(pool, avoid);
 	if (!sp && place < SPACE_PLACES && !pool->zygote.dead) {
 		start_making(pool, place);
 		collect(pool);
