@@ -718,10 +718,8 @@ int vm_init(struct vm *vm, const struct config *cfg, char *err, size_t errlen)
 	vm->ram_made = true;
 	bus_init(&vm->bus, &vm->stats);
 	timerq_init(&vm->timers, vm_now, vm, &vm->stats);
-	vm->dma = (struct dma){.ptr = dma_ram,
-			       .written = dma_wrote,
-			       .discard = dma_discard_pages,
-			       .opaque = vm};
+	vm->dma = (struct dma){
+	    .ptr = dma_ram, .written = dma_wrote, .discard = dma_discard_pages, .opaque = vm};
 	rc = init_cpu(vm, err, errlen);
 	if (rc)
 		return rc;

@@ -65,7 +65,11 @@ bool space_gone(pid_t pid)
 	siginfo_t info = {.si_pid = 0};
 	int ret = waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL);
 
-	return info.si_pid || (ret < 0 && errno == ECHILD);
+	if (ret < 0)
+		return errno == ECHILD;
+	/* A stop of a task that this process traces is reported, too. */
+	return info.si_pid && (info.si_code == CLD_EXITED || info.si_code == CLD_KILLED ||
+			       info.si_code == CLD_DUMPED);
 }
 
 u32 space_spin_limit(void)

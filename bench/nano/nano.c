@@ -450,8 +450,9 @@ static u64 batch(const struct row *r, u64 n)
 	return rdtsc() - start;
 }
 
-/* The least n with a long enough batch; what runs on the way warms up. Once does not count: the first
- * batch, or one in the middle of which the host had other work, may be long for other reasons. */
+/* The least n with a long enough batch; what runs on the way warms up. Once does not count: the
+ * first batch, or one in the middle of which the host had other work, may be long for other
+ * reasons. */
 static u64 calibrate(const struct row *r)
 {
 	u64 n = r->unit;
