@@ -233,12 +233,19 @@ struct space *space_get(struct space_pool *pool, unsigned avoid)
 	return sp;
 }
 
+/* Stopped, G may be about to handle a kick, from a frame on the stack that is to be wiped: have it
+ * come back to where it waits. False: the space is dead. */
+static bool come_to_rest(struct space *sp)
+{
+	return !sp->stopped || (space_save_vec(sp) && space_park(sp) == 0);
+}
+
 void space_put(struct space *sp)
 {
 	if (!sp)
 		return;
 	/* An LDT is rare, and a new space is cheaper to have than to think about. */
-	if (!sp->dead && (sp->ldt || space_park(sp) || space_empty(sp)))
+	if (!sp->dead && (sp->ldt || space_park(sp) || space_empty(sp) || !come_to_rest(sp)))
 		space_kill(sp);
 	if (sp->dead) {
 		space_free(sp);

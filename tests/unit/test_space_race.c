@@ -302,3 +302,40 @@ Test(space_race, a_late_wake_of_the_mapper_unparks_nobody)
 	cr_expect_eq(x.stats.n[STAT_space_killed], 0);
 	rig_close(&x);
 }
+
+/* --- a space that is given back with a kick on its way --- */
+
+/* G is stopped where a kick has just been delivered: at the first instruction of the handler. */
+static void stop_at_handler(struct space *sp)
+{
+	siginfo_t info;
+
+	kill(sp->guest, SIGSTOP);
+	cr_assert_eq(waitid(P_PID, sp->guest, &info, WSTOPPED | __WALL), 0);
+	kill(sp->guest, SPACE_KICK_SIGNAL);
+	kill(sp->guest, SIGCONT);
+	kill(sp->guest, SIGSTOP);
+	cr_assert_eq(waitid(P_PID, sp->guest, &info, WSTOPPED | __WALL), 0);
+	sp->stopped = true;
+}
+
+Test(space_race, a_kick_does_not_outlive_its_owner)
+{
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	for (unsigned i = 0; i < 50; i++) {
+		struct space *before = x.sp;
+
+		rig_code(&x, once);
+		x.r.gpr[RSI] = RIG_DATA;
+		rig_syscall(&x, 39);
+		stop_at_handler(x.sp);
+		space_put(x.sp);
+		x.sp = space_get(x.pool, 0);
+		cr_assert_eq(x.sp, before, "another space: nothing was tested");
+	}
+	cr_expect_eq(x.stats.n[STAT_space_killed], 0);
+	rig_close(&x);
+}
