@@ -7,8 +7,8 @@
  * PCI's four interrupt wires lead to pins 16 to 19, and to inputs 10 and 11 of the 8259 pair.
  * IRQ 0 is I/O APIC pin 2 (the MADT says so). The local APIC starts in virtual-wire mode, as
  * firmware would leave it. Time is the TSC's: the VM's clock counts nanoseconds since vm_init by
- *it, so that all clocks the guest can read agree; one POSIX timer, aimed at the vCPU thread, wakes
- *for the first deadline of the timer queue.
+ * it, so that all clocks the guest can read agree; one POSIX timer, aimed at the vCPU thread, wakes
+ * for the first deadline of the timer queue.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -22,13 +22,13 @@
 #include "drive.h"
 #include "loader.h"
 #include "lowland.h"
+#include "machine_impl.h"
 #include "monitor.h"
 #include "netdevs.h"
 #include "plug.h"
 #include "step.h"
 #include "symbols.h"
 #include "thunk.h"
-#include "vm.h"
 
 #define ACPI_TABLES_BASE 0xe0000ull
 #define ACPI_TABLES_SIZE 0x20000u
@@ -117,7 +117,7 @@ static void pic_output(void *opaque, unsigned n, int level)
 	update_intr(vm);
 }
 
-static int intr_ack(void *opaque)
+int machine_intr_ack(void *opaque)
 {
 	struct vm *vm = opaque;
 	int vector = -1;
@@ -130,7 +130,7 @@ static int intr_ack(void *opaque)
 	return vector;
 }
 
-static void isa_irq(void *opaque, unsigned n, int level)
+void machine_isa_irq(void *opaque, unsigned n, int level)
 {
 	struct vm *vm = opaque;
 
@@ -140,7 +140,7 @@ static void isa_irq(void *opaque, unsigned n, int level)
 
 static struct irq_line isa_line(struct vm *vm, unsigned n)
 {
-	return (struct irq_line){.set = isa_irq, .opaque = vm, .n = n};
+	return (struct irq_line){.set = machine_isa_irq, .opaque = vm, .n = n};
 }
 
 /* To a system that uses the 8259s two wires look like one. */
@@ -192,143 +192,7 @@ static void request_exit(void *opaque, int status)
 	vm_request(vm, VM_EXIT_STATUS, true);
 }
 
-/* --- what the CPU asks --- */
-
-/* -d guest_errors: what a guest tries that nothing answers. */
-static void log_guest_error(struct vm *vm, const char *what, u64 where)
-{
-	if (vm->cfg->log_items & LOG_GUEST_ERRORS)
-		fprintf(vm->log, "guest error: %s %#llx at rip %#llx\n", what,
-			(unsigned long long)where, (unsigned long long)vm->cpu->rip);
-}
-
-static u64 unassigned(const struct vm *vm)
-{
-	return vm->stats.n[STAT_unassigned_pio] + vm->stats.n[STAT_unassigned_mmio];
-}
-
-static void log_unassigned(struct vm *vm, enum bus_space space, u64 addr, u64 before)
-{
-	if (unassigned(vm) != before)
-		log_guest_error(
-		    vm, space == BUS_PORT ? "no device at port" : "no device at address", addr);
-}
-
-static u64 machine_read(struct vm *vm, enum bus_space space, u64 addr, unsigned size)
-{
-	u64 before = unassigned(vm), val = bus_read(&vm->bus, space, addr, size);
-
-	log_unassigned(vm, space, addr, before);
-	return val;
-}
-
-static void machine_write(struct vm *vm, enum bus_space space, u64 addr, unsigned size, u64 val)
-{
-	u64 before = unassigned(vm);
-
-	bus_write(&vm->bus, space, addr, size, val);
-	log_unassigned(vm, space, addr, before);
-}
-
-static u32 port_read(void *opaque, u16 port, unsigned size)
-{
-	return machine_read(opaque, BUS_PORT, port, size);
-}
-
-static void port_write(void *opaque, u16 port, unsigned size, u32 val)
-{
-	machine_write(opaque, BUS_PORT, port, size, val);
-}
-
-static u64 mmio_read(void *opaque, gpa_t gpa, unsigned size)
-{
-	return machine_read(opaque, BUS_MMIO, gpa, size);
-}
-
-static void mmio_write(void *opaque, gpa_t gpa, unsigned size, u64 val)
-{
-	machine_write(opaque, BUS_MMIO, gpa, size, val);
-}
-
-static u64 cr8_read(void *opaque)
-{
-	struct vm *vm = opaque;
-
-	return lapic_cr8_get(&vm->lapic);
-}
-
-static void cr8_write(void *opaque, u64 val)
-{
-	struct vm *vm = opaque;
-
-	lapic_cr8_set(&vm->lapic, val);
-}
-
-/* FERR# drives IRQ 13 until somebody writes to port 0xf0. */
-static void fpu_error(void *opaque)
-{
-	isa_irq(opaque, 13, 1);
-}
-
-static u64 fpu_error_read(void *opaque, u64 offset, unsigned size)
-{
-	(void)opaque;
-	(void)offset;
-	(void)size;
-	return ~0ull;
-}
-
-static void fpu_error_clear(void *opaque, u64 offset, unsigned size, u64 val)
-{
-	(void)offset;
-	(void)size;
-	(void)val;
-	isa_irq(opaque, 13, 0);
-}
-
-static const struct bus_range fpu_error_range = {.space = BUS_PORT,
-						 .base = 0xf0,
-						 .len = 2,
-						 .read = fpu_error_read,
-						 .write = fpu_error_clear,
-						 .name = "fpu-error"};
-
-static void cpuid(void *opaque, u32 leaf, u32 subleaf, u32 out[4])
-{
-	struct vm *vm = opaque;
-	struct cpuid_dynamic dyn = {.cr4 = vm->cpu->cr4,
-				    .xcr0 = vm->cpu->xcr0,
-				    .apic_enabled = vm->lapic.base & APIC_BASE_ENABLE};
-
-	cpuid_query(&vm->cpuid, &dyn, leaf, subleaf, out);
-}
-
-static int rdmsr(void *opaque, u32 index, u64 *val)
-{
-	struct vm *vm = opaque;
-	int rc = msr_read(&vm->msrs, index, val);
-
-	if (rc)
-		log_guest_error(vm, "RDMSR", index);
-	return rc;
-}
-
-static int wrmsr(void *opaque, u32 index, u64 val)
-{
-	struct vm *vm = opaque;
-	int rc = msr_write(&vm->msrs, index, val);
-
-	if (rc)
-		log_guest_error(vm, "WRMSR", index);
-	return rc;
-}
-
-static bool plain_msr(void *opaque, u32 index, struct msr_word *w)
-{
-	struct vm *vm = opaque;
-
-	return msr_word(&vm->msrs, index, w);
-}
+/* --- what parts ask --- */
 
 static int apic_msr_read(void *opaque, u32 index, u64 *val)
 {
@@ -344,16 +208,6 @@ static int apic_msr_write(void *opaque, u32 index, u64 val)
 	return lapic_msr_write(&vm->lapic, index, val);
 }
 
-/* KVM's interface. Nothing that would need a call is advertised, so nearly all are unknown. */
-static u64 hypercall(void *opaque, u64 nr, const u64 args[4])
-{
-	const u64 vapic_poll_irq = 1, enosys = 1000;
-
-	(void)opaque;
-	(void)args;
-	return nr == vapic_poll_irq ? 0 : -enosys;
-}
-
 /* Host's UTC when the VM's clock was 0. */
 static u64 wall_at_zero(void *opaque)
 {
@@ -361,20 +215,6 @@ static u64 wall_at_zero(void *opaque)
 
 	clock_gettime(CLOCK_REALTIME, &ts);
 	return ts.tv_sec * NS_PER_SEC + ts.tv_nsec - vm_now(opaque);
-}
-
-static bool run_user(void *opaque)
-{
-	struct vm *vm = opaque;
-
-	return vm->user && user_run(vm->user);
-}
-
-static void fetch_vec(void *opaque)
-{
-	struct vm *vm = opaque;
-
-	user_fetch_vec(vm->user);
 }
 
 static u8 reset_port_read(void *opaque)
@@ -390,28 +230,6 @@ static void reset_port_write(void *opaque, u8 val)
 
 	acpi_pm_write_reset(&vm->pm, val);
 }
-
-static const struct cpu_ops cpu_ops = {
-    .port_read = port_read,
-    .port_write = port_write,
-    .mmio_read = mmio_read,
-    .mmio_write = mmio_write,
-    .intr_ack = intr_ack,
-    .cr8_read = cr8_read,
-    .cr8_write = cr8_write,
-    .cpuid = cpuid,
-    .msr_read = rdmsr,
-    .msr_write = wrmsr,
-    .msr_word = plain_msr,
-    .hypercall = hypercall,
-    .tsc = vm_tsc,
-    .host_tsc = true,
-    .fpu_error = fpu_error,
-    .run_user = run_user,
-    .fetch_vec = fetch_vec,
-};
-
-/* --- what devices ask --- */
 
 static void *dma_ram(void *opaque, gpa_t gpa, u64 len)
 {
@@ -559,7 +377,7 @@ static int register_chips(struct vm *vm)
 	rc = rc ? rc : i8042_register(&vm->kbd, &vm->bus);
 	rc = rc ? rc : acpi_pm_register(&vm->pm, &vm->bus);
 	rc = rc ? rc : pci_register(&vm->pci);
-	return rc ? rc : bus_add(&vm->bus, &fpu_error_range, 1, vm);
+	return rc ? rc : bus_add(&vm->bus, &machine_fpu_error_range, 1, vm);
 }
 
 /* What keeps this process from translating, or NULL. */
@@ -632,7 +450,7 @@ static int init_cpu(struct vm *vm, char *err, size_t errlen)
 			 &host, vm->tsc_khz, LAPIC_BUS_KHZ);
 	mmu_init(&c->mmu, &vm->ram, &vm->stats, vm->cpuid.maxphyaddr);
 	c->stats = &vm->stats;
-	c->ops = &cpu_ops;
+	c->ops = &machine_cpu_ops;
 	c->vm = vm;
 	c->maxphyaddr = vm->cpuid.maxphyaddr;
 	c->cr4_allowed = cpuid_cr4_allowed(&vm->cpuid);
@@ -828,7 +646,7 @@ static void reset_chips(struct vm *vm)
 	acpi_pm_reset(&vm->pm);
 	plug_reset(vm);
 	pci_reset(&vm->pci);
-	isa_irq(vm, 13, 0);
+	machine_isa_irq(vm, 13, 0);
 	for (i = 0; i < vm->cfg->serial_count; i++)
 		ns16550_reset(&vm->uart[i]);
 	init_like_firmware(vm);
