@@ -5,222 +5,101 @@
  */
 #include <ctype.h>
 #include <errno.h>
-#include <stdarg.h>
 #include <string.h>
 
-#include "cmdline.h"
-#include "cmdline_char.h"
+#include "cmdline_impl.h"
 #include "lowland.h"
-#include "netdevs.h"
 #include "plug.h"
 #include "ram.h"
 #include "step.h"
 
-#define DEFAULT_RAM   (512 * MIB)
-#define MAX_RAM       (6ull << 40) /* the window of lowland.h, less the PCI hole */
-#define EXIT_IOBASE   0x501        /* QEMU's defaults for isa-debug-exit */
-#define EXIT_IOSIZE   2
-#define PORTS         0x10000
-#define EXIT_MAX_SIZE 8
+#define DEFAULT_RAM (512 * MIB)
+#define MAX_RAM     (6ull << 40) /* the window of lowland.h, less the PCI hole */
 
 _Static_assert(LOWLAND_RAM + MAX_RAM <= LOWLAND_RAM_END, "the RAM window is too small");
 _Static_assert((int)LOG_GUEST_ERRORS > (int)LOG_UNIMP && (int)LOG_GUEST_ERRORS < (int)LOG_OUT_ASM,
 	       "-d items share one word");
 
-struct parser {
-	struct config *cfg;
-	const char *opt; /* the option being parsed, as typed */
-	char *err;
-	size_t err_size;
-	bool nographic, nodefaults;
-	const char *max_insns; /* the option as typed, if given */
-	const char *bt_aid;    /* as typed: the last option that is about translation only */
-};
-
-/* Fail with "-opt: message". */
-static PRINTF(2, 3) int fail(struct parser *p, const char *fmt, ...)
-{
-	va_list ap;
-	int n = 0;
-
-	if (p->opt)
-		n = snprintf(p->err, p->err_size, "%.*s: ", (int)strcspn(p->opt, "="), p->opt);
-	if (n >= 0 && (size_t)n < p->err_size) {
-		va_start(ap, fmt);
-		vsnprintf(p->err + n, p->err_size - n, fmt, ap);
-		va_end(ap);
-	}
-	return -EINVAL;
-}
-
-/* The rest of s after prefix, or NULL. */
-static const char *after(const char *s, const char *prefix)
-{
-	size_t n = strlen(prefix);
-
-	return strncmp(s, prefix, n) ? NULL : s + n;
-}
-
-/* One item of a comma-separated list; *list moves on, NULL at the end. */
-struct item {
-	const char *text;
-	int len;
-};
-
-static struct item take_item(const char **list)
-{
-	struct item it = {*list, (int)strcspn(*list, ",")};
-
-	*list = it.text[it.len] ? it.text + it.len + 1 : NULL;
-	return it;
-}
-
-static bool next_item(const char **list, struct item *it)
-{
-	if (!*list)
-		return false;
-	*it = take_item(list);
-	return true;
-}
-
-static bool item_is(const struct item *it, const char *s)
-{
-	return strlen(s) == (size_t)it->len && !memcmp(it->text, s, it->len);
-}
-
-/* If the item is "key=value", the value. */
-static bool item_value(const struct item *it, const char *key, struct item *value)
-{
-	size_t n = strlen(key);
-
-	if ((size_t)it->len <= n || memcmp(it->text, key, n) || it->text[n] != '=')
-		return false;
-	value->text = it->text + n + 1;
-	value->len = it->len - (int)n - 1;
-	return true;
-}
-
-/* A whole number, decimal or 0x hexadecimal, no sign. */
-static bool parse_number(const struct item *it, u64 *val)
-{
-	char buf[32], *end;
-
-	if (it->len <= 0 || it->len >= (int)sizeof(buf) || !isdigit((unsigned char)it->text[0]))
-		return false;
-	memcpy(buf, it->text, it->len);
-	buf[it->len] = 0;
-	errno = 0;
-	*val = strtoull(buf, &end, after(buf, "0x") || after(buf, "0X") ? 16 : 10);
-	return !errno && !*end;
-}
-
-static int suffix_shift(char c)
-{
-	switch (toupper((unsigned char)c)) {
-	case 'B': return 0;
-	case 'K': return 10;
-	case 'M': return 20;
-	case 'G': return 30;
-	case 'T': return 40;
-	default: return -1;
-	}
-}
-
-/* A size in bytes; without a suffix in MiB. */
-static bool parse_size(const struct item *it, u64 *bytes)
-{
-	struct item number = *it;
-	int shift = 20;
-	u64 n;
-
-	if (it->len > 0 && !isdigit((unsigned char)it->text[it->len - 1])) {
-		shift = suffix_shift(it->text[it->len - 1]);
-		number.len--;
-	}
-	if (shift < 0 || !parse_number(&number, &n) || n > (~0ull >> shift))
-		return false;
-	*bytes = n << shift;
-	return true;
-}
-
-static int opt_kernel(struct parser *p, const char *arg)
+int opt_kernel(struct parser *p, const char *arg)
 {
 	p->cfg->kernel = arg;
 	return 0;
 }
 
-static int opt_initrd(struct parser *p, const char *arg)
+int opt_initrd(struct parser *p, const char *arg)
 {
 	p->cfg->initrd = arg;
 	return 0;
 }
 
-static int opt_append(struct parser *p, const char *arg)
+int opt_append(struct parser *p, const char *arg)
 {
 	p->cfg->append = arg;
 	return 0;
 }
 
-static int opt_name(struct parser *p, const char *arg)
+int opt_name(struct parser *p, const char *arg)
 {
 	p->cfg->name = arg;
 	return 0;
 }
 
-static int opt_boot(struct parser *p, const char *arg)
+int opt_boot(struct parser *p, const char *arg)
 {
 	if (strcmp(arg, "stub"))
-		return fail(p, "'%s' is not in this version, only 'stub'", arg);
+		return cmdline_fail(p, "'%s' is not in this version, only 'stub'", arg);
 	p->cfg->boot = BOOT_STUB;
 	return 0;
 }
 
-static int opt_memory(struct parser *p, const char *arg)
+int opt_memory(struct parser *p, const char *arg)
 {
 	struct item it, value;
 	u64 size;
 
-	for (const char *list = arg; next_item(&list, &it);) {
-		if (!item_value(&it, "size", &value)) {
+	for (const char *list = arg; cmdline_next_item(&list, &it);) {
+		if (!cmdline_item_value(&it, "size", &value)) {
 			if (it.text != arg || memchr(it.text, '=', it.len))
-				return fail(p, "'%.*s' is not in this version", it.len, it.text);
+				return cmdline_fail(p, "'%.*s' is not in this version", it.len,
+						    it.text);
 			value = it;
 		}
-		if (!parse_size(&value, &size))
-			return fail(p, "'%.*s' is not a size", value.len, value.text);
+		if (!cmdline_item_size(&value, &size))
+			return cmdline_fail(p, "'%.*s' is not a size", value.len, value.text);
 		if (size < RAM_MIN_SIZE)
-			return fail(p, "'%.*s' is too little: 1M is the least", value.len,
-				    value.text);
+			return cmdline_fail(p, "'%.*s' is too little: 1M is the least", value.len,
+					    value.text);
 		if (size > MAX_RAM)
-			return fail(p, "'%.*s' is too much: 6T is the most", value.len, value.text);
+			return cmdline_fail(p, "'%.*s' is too much: 6T is the most", value.len,
+					    value.text);
 		p->cfg->ram_size = ALIGN_UP(size, PAGE_SIZE);
 	}
 	return 0;
 }
 
-static int opt_smp(struct parser *p, const char *arg)
+int opt_smp(struct parser *p, const char *arg)
 {
 	static const char *const keys[] = {"cpus",     "maxcpus", "sockets", "dies",
 					   "clusters", "cores",   "threads"};
 	struct item it, value;
 	u64 n;
 
-	for (const char *list = arg; next_item(&list, &it);) {
+	for (const char *list = arg; cmdline_next_item(&list, &it);) {
 		size_t k = 0;
 
-		while (k < ARRAY_LEN(keys) && !item_value(&it, keys[k], &value))
+		while (k < ARRAY_LEN(keys) && !cmdline_item_value(&it, keys[k], &value))
 			k++;
 		if (k == ARRAY_LEN(keys)) {
 			if (it.text != arg || memchr(it.text, '=', it.len))
-				return fail(p, "'%.*s' is not known", it.len, it.text);
+				return cmdline_fail(p, "'%.*s' is not known", it.len, it.text);
 			value = it;
 		}
-		if (!parse_number(&value, &n) || !n)
-			return fail(p, "'%.*s' is not a number of processors", value.len,
-				    value.text);
+		if (!cmdline_item_number(&value, &n) || !n)
+			return cmdline_fail(p, "'%.*s' is not a number of processors", value.len,
+					    value.text);
 		if (n > 1)
-			return fail(p, "%.*s processors: this version has one", value.len,
-				    value.text);
+			return cmdline_fail(p, "%.*s processors: this version has one", value.len,
+					    value.text);
 	}
 	return 0;
 }
@@ -229,27 +108,28 @@ static int check_accel(struct parser *p, const struct item *it)
 {
 	static const char *const absent[] = {"kvm", "tcg", "xen", "hvf", "whpx", "nvmm"};
 
-	if (item_is(it, "step") || item_is(it, "bt")) {
-		p->cfg->accel = item_is(it, "bt") ? ACCEL_BT : ACCEL_STEP;
+	if (cmdline_item_is(it, "step") || cmdline_item_is(it, "bt")) {
+		p->cfg->accel = cmdline_item_is(it, "bt") ? ACCEL_BT : ACCEL_STEP;
 		return 0;
 	}
 	for (size_t i = 0; i < ARRAY_LEN(absent); i++)
-		if (item_is(it, absent[i]))
-			return fail(p, "'%s' is not in this version, only 'bt' and 'step'",
-				    absent[i]);
-	return fail(p, "no engine is called '%.*s'; 'bt' and 'step' are", it->len, it->text);
+		if (cmdline_item_is(it, absent[i]))
+			return cmdline_fail(p, "'%s' is not in this version, only 'bt' and 'step'",
+					    absent[i]);
+	return cmdline_fail(p, "no engine is called '%.*s'; 'bt' and 'step' are", it->len,
+			    it->text);
 }
 
-static int opt_accel(struct parser *p, const char *arg)
+int opt_accel(struct parser *p, const char *arg)
 {
 	struct item it, value;
 
-	for (const char *list = arg; next_item(&list, &it);) {
+	for (const char *list = arg; cmdline_next_item(&list, &it);) {
 		int ret;
 
 		if (it.text != arg)
-			return fail(p, "'%.*s' is not in this version", it.len, it.text);
-		if (item_value(&it, "accel", &value))
+			return cmdline_fail(p, "'%.*s' is not in this version", it.len, it.text);
+		if (cmdline_item_value(&it, "accel", &value))
 			it = value;
 		ret = check_accel(p, &it);
 		if (ret)
@@ -258,38 +138,40 @@ static int opt_accel(struct parser *p, const char *arg)
 	return 0;
 }
 
-static int opt_ring3(struct parser *p, const char *arg)
+int opt_ring3(struct parser *p, const char *arg)
 {
 	if (strcmp(arg, "native") && strcmp(arg, "step"))
-		return fail(p, "'%s' is neither 'native' nor 'step'", arg);
+		return cmdline_fail(p, "'%s' is neither 'native' nor 'step'", arg);
 	p->cfg->ring3 = strcmp(arg, "step") ? RING3_NATIVE : RING3_STEP;
 	p->bt_aid = p->opt;
 	return 0;
 }
 
-static int opt_fast_syscalls(struct parser *p, const char *arg)
+int opt_fast_syscalls(struct parser *p, const char *arg)
 {
 	if (strcmp(arg, "on") && strcmp(arg, "off"))
-		return fail(p, "'%s' is neither 'on' nor 'off'", arg);
+		return cmdline_fail(p, "'%s' is neither 'on' nor 'off'", arg);
 	p->cfg->fast_syscalls = !strcmp(arg, "on");
 	return 0;
 }
 
-static int opt_cpu(struct parser *p, const char *arg)
+int opt_cpu(struct parser *p, const char *arg)
 {
 	static const char *const models[] = {
 	    [CPU_HOST] = "host", [CPU_MAX] = "max", [CPU_QEMU64] = "qemu64"};
-	struct item it = take_item(&arg);
+	struct item it = cmdline_take_item(&arg);
 
 	for (size_t i = 0; i < ARRAY_LEN(models); i++) {
-		if (!item_is(&it, models[i]))
+		if (!cmdline_item_is(&it, models[i]))
 			continue;
 		if (arg)
-			return fail(p, "'%s': features cannot be chosen in this version", arg);
+			return cmdline_fail(p, "'%s': features cannot be chosen in this version",
+					    arg);
 		p->cfg->cpu = (enum cpu_model)i;
 		return 0;
 	}
-	return fail(p, "'%.*s' is not in this version, only host, max and qemu64", it.len, it.text);
+	return cmdline_fail(p, "'%.*s' is not in this version, only host, max and qemu64", it.len,
+			    it.text);
 }
 
 /* What the machine does not have anyhow, so that existing commands may switch it off. */
@@ -299,8 +181,8 @@ static bool machine_lacks(const struct item *it)
 	struct item value;
 
 	for (size_t i = 0; i < ARRAY_LEN(keys); i++)
-		if (item_value(it, keys[i], &value))
-			return item_is(&value, "off");
+		if (cmdline_item_value(it, keys[i], &value))
+			return cmdline_item_is(&value, "off");
 	return false;
 }
 
@@ -308,28 +190,29 @@ static int machine_property(struct parser *p, const struct item *it)
 {
 	struct item value;
 
-	if (item_value(it, "accel", &value))
+	if (cmdline_item_value(it, "accel", &value))
 		return check_accel(p, &value);
-	if (item_value(it, "acpi", &value) && (item_is(&value, "on") || item_is(&value, "off"))) {
-		p->cfg->acpi = item_is(&value, "on");
+	if (cmdline_item_value(it, "acpi", &value) &&
+	    (cmdline_item_is(&value, "on") || cmdline_item_is(&value, "off"))) {
+		p->cfg->acpi = cmdline_item_is(&value, "on");
 		return 0;
 	}
 	if (machine_lacks(it))
 		return 0;
-	return fail(p, "'%.*s' is not in this version", it->len, it->text);
+	return cmdline_fail(p, "'%.*s' is not in this version", it->len, it->text);
 }
 
-static int opt_machine(struct parser *p, const char *arg)
+int opt_machine(struct parser *p, const char *arg)
 {
 	static const char *const types[] = {"q35", "pc", "microvm"};
 	struct item it, value;
 
-	for (const char *list = arg; next_item(&list, &it);) {
+	for (const char *list = arg; cmdline_next_item(&list, &it);) {
 		bool is_type = it.text == arg && !memchr(it.text, '=', it.len);
 		size_t i = 0;
 		int ret;
 
-		if (item_value(&it, "type", &value)) {
+		if (cmdline_item_value(&it, "type", &value)) {
 			it = value;
 			is_type = true;
 		}
@@ -339,297 +222,100 @@ static int opt_machine(struct parser *p, const char *arg)
 				return ret;
 			continue;
 		}
-		while (i < ARRAY_LEN(types) && !item_is(&it, types[i]))
+		while (i < ARRAY_LEN(types) && !cmdline_item_is(&it, types[i]))
 			i++;
 		if (i == ARRAY_LEN(types))
-			return fail(p, "no machine is called '%.*s'; q35, pc and microvm are",
-				    it.len, it.text);
+			return cmdline_fail(p,
+					    "no machine is called '%.*s'; q35, pc and microvm are",
+					    it.len, it.text);
 	}
 	return 0;
 }
 
-static int opt_machine_short(struct parser *p, const char *arg)
+int opt_machine_short(struct parser *p, const char *arg)
 {
 	return opt_machine(p, arg);
 }
 
-static int opt_no_acpi(struct parser *p, const char *arg)
+int opt_no_acpi(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->cfg->acpi = false;
 	return 0;
 }
 
-static int opt_nographic(struct parser *p, const char *arg)
+int opt_nographic(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->nographic = true;
 	return 0;
 }
 
-/* Options for what the machine does not have. */
-static int only_none(struct parser *p, const char *arg)
-{
-	if (strcmp(arg, "none"))
-		return fail(p, "'%s' is not in this version, only 'none'", arg);
-	return 0;
-}
-
-static int opt_display(struct parser *p, const char *arg)
-{
-	return only_none(p, arg);
-}
-
-static int opt_vga(struct parser *p, const char *arg)
-{
-	return only_none(p, arg);
-}
-
-static int opt_parallel(struct parser *p, const char *arg)
-{
-	return only_none(p, arg);
-}
-
-static int opt_net(struct parser *p, const char *arg)
-{
-	return only_none(p, arg);
-}
-
-/* Checked now, made later: arg is kept. */
-static int keep_net(struct parser *p, const char *opt, const char *arg, const char **kept,
-		    unsigned *count)
-{
-	int ret = netdev_check(opt, arg, p->err, p->err_size);
-
-	if (ret)
-		return ret;
-	if (*count == NETDEV_MAX)
-		return fail(p, "'%s': more than %d of these", arg, NETDEV_MAX);
-	kept[(*count)++] = arg;
-	return 0;
-}
-
-static int opt_netdev(struct parser *p, const char *arg)
-{
-	return keep_net(p, "-netdev", arg, p->cfg->netdev, &p->cfg->netdev_count);
-}
-
-static int opt_nic(struct parser *p, const char *arg)
-{
-	return keep_net(p, "-nic", arg, p->cfg->nic, &p->cfg->nic_count);
-}
-
-static struct cmdline_err char_err(struct parser *p)
-{
-	return (struct cmdline_err){.opt = p->opt, .text = p->err, .size = p->err_size};
-}
-
-static int opt_chardev(struct parser *p, const char *arg)
-{
-	struct cmdline_err e = char_err(p);
-
-	return cmdline_chardev(p->cfg, arg, &e);
-}
-
-static int opt_serial(struct parser *p, const char *arg)
-{
-	struct cmdline_err e = char_err(p);
-
-	return cmdline_serial(p->cfg, arg, &e);
-}
-
-static int opt_debugcon(struct parser *p, const char *arg)
-{
-	struct cmdline_err e = char_err(p);
-
-	return cmdline_debugcon(p->cfg, arg, &e);
-}
-
-static int opt_monitor(struct parser *p, const char *arg)
-{
-	struct cmdline_err e = char_err(p);
-
-	return cmdline_monitor(p->cfg, arg, false, false, &e);
-}
-
-static int opt_qmp(struct parser *p, const char *arg)
-{
-	struct cmdline_err e = char_err(p);
-
-	return cmdline_monitor(p->cfg, arg, true, false, &e);
-}
-
-static int opt_qmp_pretty(struct parser *p, const char *arg)
-{
-	struct cmdline_err e = char_err(p);
-
-	return cmdline_monitor(p->cfg, arg, true, true, &e);
-}
-
-static int opt_mon(struct parser *p, const char *arg)
-{
-	struct cmdline_err e = char_err(p);
-
-	return cmdline_mon(p->cfg, arg, &e);
-}
-
-static int device_debug_exit(struct parser *p, const char *arg)
-{
-	u64 iobase = EXIT_IOBASE, iosize = EXIT_IOSIZE;
-	struct item it, value;
-
-	while (next_item(&arg, &it)) {
-		bool base = item_value(&it, "iobase", &value);
-
-		if (!base && !item_value(&it, "iosize", &value))
-			return fail(p, "isa-debug-exit has no '%.*s'", it.len, it.text);
-		if (!parse_number(&value, base ? &iobase : &iosize))
-			return fail(p, "'%.*s' is not a number", value.len, value.text);
-	}
-	if (!iosize || iosize > EXIT_MAX_SIZE || iobase >= PORTS || iobase + iosize > PORTS)
-		return fail(p, "isa-debug-exit: iobase %#llx, iosize %llu is no range of ports",
-			    (unsigned long long)iobase, (unsigned long long)iosize);
-	p->cfg->debug_exit.present = true;
-	p->cfg->debug_exit.iobase = (u16)iobase;
-	p->cfg->debug_exit.iosize = (u16)iosize;
-	return 0;
-}
-
-static int device_help(struct parser *p, const struct plug_type *type)
-{
-	p->cfg->action = ACTION_DEVICE_HELP;
-	p->cfg->device_help = type;
-	return 0;
-}
-
-static int opt_device(struct parser *p, const char *arg)
-{
-	const char *rest = arg;
-	struct item it = take_item(&rest), value;
-	const struct plug_type *type;
-
-	if (item_is(&it, "help") || item_is(&it, "?"))
-		return device_help(p, NULL);
-	if (item_is(&it, "isa-debug-exit"))
-		return device_debug_exit(p, rest);
-	if (item_value(&it, "driver", &value))
-		it = value;
-	type = plug_find(it.text, it.len);
-	if (!type)
-		return fail(p, "'%.*s' is not in this version (-device help lists what is)", it.len,
-			    it.text);
-	if (rest && (!strcmp(rest, "help") || !strcmp(rest, "?")))
-		return device_help(p, type);
-	if (p->cfg->device_count == DEVICE_MAX)
-		return fail(p, "'%s': more than %d devices", arg, DEVICE_MAX);
-	p->cfg->device[p->cfg->device_count++] = arg;
-	return 0;
-}
-
-static int add_drive(struct parser *p, const char *opt, const char *text, bool is_file)
-{
-	if (p->cfg->drive_count == DRIVE_MAX)
-		return fail(p, "'%s': more than %d drives", text, DRIVE_MAX);
-	p->cfg->drive[p->cfg->drive_count++] = (struct drive_spec){opt, text, is_file};
-	return 0;
-}
-
-static int opt_drive(struct parser *p, const char *arg)
-{
-	return add_drive(p, "-drive", arg, false);
-}
-
-static int opt_hda(struct parser *p, const char *arg)
-{
-	return add_drive(p, "-hda", arg, true);
-}
-
-static int opt_hdb(struct parser *p, const char *arg)
-{
-	return add_drive(p, "-hdb", arg, true);
-}
-
-static int opt_hdc(struct parser *p, const char *arg)
-{
-	return add_drive(p, "-hdc", arg, true);
-}
-
-static int opt_hdd(struct parser *p, const char *arg)
-{
-	return add_drive(p, "-hdd", arg, true);
-}
-
-static int opt_snapshot(struct parser *p, const char *arg)
-{
-	(void)arg;
-	p->cfg->snapshot = true;
-	return 0;
-}
-
-static int opt_nodefaults(struct parser *p, const char *arg)
+int opt_nodefaults(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->nodefaults = true;
 	return 0;
 }
 
-static int opt_no_reboot(struct parser *p, const char *arg)
+int opt_no_reboot(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->cfg->no_reboot = true;
 	return 0;
 }
 
-static int opt_no_shutdown(struct parser *p, const char *arg)
+int opt_no_shutdown(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->cfg->no_shutdown = true;
 	return 0;
 }
 
-static int opt_action(struct parser *p, const char *arg)
+int opt_action(struct parser *p, const char *arg)
 {
 	struct item it, value;
 
-	for (const char *list = arg; next_item(&list, &it);) {
-		bool reboot = item_value(&it, "reboot", &value);
+	for (const char *list = arg; cmdline_next_item(&list, &it);) {
+		bool reboot = cmdline_item_value(&it, "reboot", &value);
 
-		if (!reboot && !item_value(&it, "shutdown", &value))
-			return fail(p, "'%.*s' is not in this version, only reboot= and shutdown=",
-				    it.len, it.text);
-		if (!item_is(&value, reboot ? "reset" : "poweroff") &&
-		    !item_is(&value, reboot ? "shutdown" : "pause"))
-			return fail(p, "'%.*s': it is %s", it.len, it.text,
-				    reboot ? "reset or shutdown" : "poweroff or pause");
+		if (!reboot && !cmdline_item_value(&it, "shutdown", &value))
+			return cmdline_fail(
+			    p, "'%.*s' is not in this version, only reboot= and shutdown=", it.len,
+			    it.text);
+		if (!cmdline_item_is(&value, reboot ? "reset" : "poweroff") &&
+		    !cmdline_item_is(&value, reboot ? "shutdown" : "pause"))
+			return cmdline_fail(p, "'%.*s': it is %s", it.len, it.text,
+					    reboot ? "reset or shutdown" : "poweroff or pause");
 		if (reboot)
-			p->cfg->no_reboot = item_is(&value, "shutdown");
+			p->cfg->no_reboot = cmdline_item_is(&value, "shutdown");
 		else
-			p->cfg->no_shutdown = item_is(&value, "pause");
+			p->cfg->no_shutdown = cmdline_item_is(&value, "pause");
 	}
 	return 0;
 }
 
-static int opt_stopped(struct parser *p, const char *arg)
+int opt_stopped(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->cfg->stopped = true;
 	return 0;
 }
 
-static int opt_daemonize(struct parser *p, const char *arg)
+int opt_daemonize(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->cfg->daemonize = true;
 	return 0;
 }
 
-static int opt_pidfile(struct parser *p, const char *arg)
+int opt_pidfile(struct parser *p, const char *arg)
 {
 	p->cfg->pidfile = arg;
 	return 0;
 }
 
-static int opt_uuid(struct parser *p, const char *arg)
+int opt_uuid(struct parser *p, const char *arg)
 {
 	static const char form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
 	size_t i = 0;
@@ -637,18 +323,18 @@ static int opt_uuid(struct parser *p, const char *arg)
 	while (form[i] == 'x' ? isxdigit((unsigned char)arg[i]) : form[i] && arg[i] == form[i])
 		i++;
 	if (form[i] || arg[i])
-		return fail(p, "'%s' is no UUID", arg);
+		return cmdline_fail(p, "'%s' is no UUID", arg);
 	p->cfg->uuid = arg;
 	return 0;
 }
 
-static int opt_no_user_config(struct parser *p, const char *arg)
+int opt_no_user_config(struct parser *p, const char *arg)
 {
 	(void)p, (void)arg;
 	return 0;
 }
 
-static int opt_log(struct parser *p, const char *arg)
+int opt_log(struct parser *p, const char *arg)
 {
 	static const struct {
 		const char *name;
@@ -661,40 +347,41 @@ static int opt_log(struct parser *p, const char *arg)
 	};
 	struct item it;
 
-	for (const char *list = arg; next_item(&list, &it);) {
+	for (const char *list = arg; cmdline_next_item(&list, &it);) {
 		size_t i = 0;
 
-		while (i < ARRAY_LEN(items) && !item_is(&it, items[i].name))
+		while (i < ARRAY_LEN(items) && !cmdline_item_is(&it, items[i].name))
 			i++;
 		if (i == ARRAY_LEN(items))
-			return fail(p,
-				    "'%.*s' is none of in_asm, out_asm, int, mmu, smc, cpu, unimp, "
-				    "guest_errors",
-				    it.len, it.text);
+			return cmdline_fail(
+			    p,
+			    "'%.*s' is none of in_asm, out_asm, int, mmu, smc, cpu, unimp, "
+			    "guest_errors",
+			    it.len, it.text);
 		p->cfg->log_items |= items[i].bit;
 	}
 	return 0;
 }
 
-static int opt_log_file(struct parser *p, const char *arg)
+int opt_log_file(struct parser *p, const char *arg)
 {
 	p->cfg->log_file = arg;
 	return 0;
 }
 
-static int opt_symbols(struct parser *p, const char *arg)
+int opt_symbols(struct parser *p, const char *arg)
 {
 	p->cfg->symbols = arg;
 	return 0;
 }
 
-static int opt_max_insns(struct parser *p, const char *arg)
+int opt_max_insns(struct parser *p, const char *arg)
 {
 	struct item it = {arg, (int)strnlen(arg, 64)};
 
 	p->max_insns = p->opt;
-	if (!parse_number(&it, &p->cfg->max_insns))
-		return fail(p, "'%s' is not a number", arg);
+	if (!cmdline_item_number(&it, &p->cfg->max_insns))
+		return cmdline_fail(p, "'%s' is not a number", arg);
 	return 0;
 }
 
@@ -703,29 +390,29 @@ static int parse_count(struct parser *p, const char *arg, u64 *n)
 {
 	struct item it = {arg, (int)strnlen(arg, 64)};
 
-	if (!parse_number(&it, n))
-		return fail(p, "'%s' is not a number", arg);
+	if (!cmdline_item_number(&it, n))
+		return cmdline_fail(p, "'%s' is not a number", arg);
 	if (!*n)
-		return fail(p, "1 is the least");
+		return cmdline_fail(p, "1 is the least");
 	return 0;
 }
 
-static int opt_stats(struct parser *p, const char *arg)
+int opt_stats(struct parser *p, const char *arg)
 {
 	if (arg && strcmp(arg, "json"))
-		return fail(p, "'%s' is not a format; json is", arg);
+		return cmdline_fail(p, "'%s' is not a format; json is", arg);
 	p->cfg->stats = arg ? STATS_JSON : STATS_TEXT;
 	return 0;
 }
 
-static int opt_check_lockstep(struct parser *p, const char *arg)
+int opt_check_lockstep(struct parser *p, const char *arg)
 {
 	p->bt_aid = p->opt;
 	p->cfg->bt.lockstep = 100;
 	return arg ? parse_count(p, arg, &p->cfg->bt.lockstep) : 0;
 }
 
-static int opt_check_recovery(struct parser *p, const char *arg)
+int opt_check_recovery(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->bt_aid = p->opt;
@@ -733,19 +420,19 @@ static int opt_check_recovery(struct parser *p, const char *arg)
 	return 0;
 }
 
-static int opt_bt_cache(struct parser *p, const char *arg)
+int opt_bt_cache(struct parser *p, const char *arg)
 {
 	struct item it = {arg, (int)strnlen(arg, 64)};
 
 	p->bt_aid = p->opt;
-	if (!parse_size(&it, &p->cfg->bt.cache_size))
-		return fail(p, "'%s' is not a size", arg);
+	if (!cmdline_item_size(&it, &p->cfg->bt.cache_size))
+		return cmdline_fail(p, "'%s' is not a size", arg);
 	if (p->cfg->bt.cache_size < BT_CACHE_MIN)
-		return fail(p, "'%s' is too little: 64K is the least", arg);
+		return cmdline_fail(p, "'%s' is too little: 64K is the least", arg);
 	return 0;
 }
 
-static int opt_bt_one_insn(struct parser *p, const char *arg)
+int opt_bt_one_insn(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->bt_aid = p->opt;
@@ -753,7 +440,7 @@ static int opt_bt_one_insn(struct parser *p, const char *arg)
 	return 0;
 }
 
-static int opt_bt_no_chain(struct parser *p, const char *arg)
+int opt_bt_no_chain(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->bt_aid = p->opt;
@@ -761,34 +448,34 @@ static int opt_bt_no_chain(struct parser *p, const char *arg)
 	return 0;
 }
 
-static int opt_bt_flush_every(struct parser *p, const char *arg)
+int opt_bt_flush_every(struct parser *p, const char *arg)
 {
 	p->bt_aid = p->opt;
 	return parse_count(p, arg, &p->cfg->bt.flush_every);
 }
 
-static int opt_check_lowland(struct parser *p, const char *arg)
+int opt_check_lowland(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->cfg->action = ACTION_CHECK_LOWLAND;
 	return 0;
 }
 
-static int opt_version(struct parser *p, const char *arg)
+int opt_version(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->cfg->action = ACTION_VERSION;
 	return 0;
 }
 
-static int opt_help(struct parser *p, const char *arg)
+int opt_help(struct parser *p, const char *arg)
 {
 	(void)arg;
 	p->cfg->action = ACTION_HELP;
 	return 0;
 }
 
-static int opt_help_short(struct parser *p, const char *arg)
+int opt_help_short(struct parser *p, const char *arg)
 {
 	return opt_help(p, arg);
 }
@@ -804,7 +491,7 @@ static const struct option_desc {
 
 static bool value_required(const struct option_desc *o)
 {
-	return o->arg[0] && !after(o->arg, "[=");
+	return o->arg[0] && !cmdline_after(o->arg, "[=");
 }
 
 static const struct option_desc *option_find(const char *name, size_t len)
@@ -825,16 +512,16 @@ static int parse_option(struct parser *p, char *const *argv, int *used)
 	p->opt = argv[0];
 	*used = 1;
 	if (!o)
-		return fail(p, "unknown option (-help lists those there are)");
+		return cmdline_fail(p, "unknown option (-help lists those there are)");
 	if (name[len])
 		value = name + len + 1;
 	if (value && !o->arg[0])
-		return fail(p, "takes no value");
+		return cmdline_fail(p, "takes no value");
 	if (!value && value_required(o)) {
 		value = argv[1];
 		*used = 2;
 		if (!value)
-			return fail(p, "needs a value: %s", o->arg);
+			return cmdline_fail(p, "needs a value: %s", o->arg);
 	}
 	return o->parse(p, value);
 }
@@ -850,16 +537,17 @@ static int choose_engine(struct parser *p)
 		*accel = ACCEL_STEP;
 	p->opt = p->bt_aid;
 	if (p->bt_aid && *accel != ACCEL_BT)
-		return fail(p, "needs -accel bt");
+		return cmdline_fail(p, "needs -accel bt");
 	p->opt = p->max_insns;
 	if (p->max_insns && *accel != ACCEL_STEP)
-		return fail(p, "needs -accel step: translated code does not count instructions");
+		return cmdline_fail(
+		    p, "needs -accel step: translated code does not count instructions");
 	return 0;
 }
 
 static int finish(struct parser *p)
 {
-	struct cmdline_err e = char_err(p);
+	struct cmdline_err e = cmdline_char_err(p);
 	struct config *cfg = p->cfg;
 	int rc;
 
@@ -867,7 +555,8 @@ static int finish(struct parser *p)
 	if (cfg->action != ACTION_RUN)
 		return 0;
 	if (!cfg->kernel)
-		return fail(p, "nothing to boot: give -kernel FILE (-help lists the options)");
+		return cmdline_fail(p,
+				    "nothing to boot: give -kernel FILE (-help lists the options)");
 	rc = cmdline_chars_finish(cfg, p->nographic, p->nodefaults, &e);
 	return rc ? rc : choose_engine(p);
 }
@@ -886,7 +575,7 @@ int cmdline_parse(struct config *cfg, int argc, char *const *argv, char *err, si
 
 		p.opt = NULL;
 		if (argv[i][0] != '-' || !argv[i][1])
-			return fail(&p, "unexpected argument '%s'", argv[i]);
+			return cmdline_fail(&p, "unexpected argument '%s'", argv[i]);
 		ret = parse_option(&p, argv + i, &used);
 		if (ret || cfg->action == ACTION_HELP || cfg->action == ACTION_DEVICE_HELP ||
 		    cfg->action == ACTION_VERSION)
