@@ -154,11 +154,6 @@ const char *hostfile_path(const struct hostfile *f)
 	return f->path;
 }
 
-bool hostfile_is_device(const struct hostfile *f)
-{
-	return f->device;
-}
-
 u64 hostfile_size(const struct hostfile *f)
 {
 	struct stat st;

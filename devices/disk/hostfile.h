@@ -32,7 +32,6 @@ MUST_CHECK int hostfile_temporary(struct hostfile **file, char *err, size_t errl
 void hostfile_close(struct hostfile *file);
 
 const char *hostfile_path(const struct hostfile *file);
-bool hostfile_is_device(const struct hostfile *file);
 /* Bytes; of a file now, of a device when it was opened. */
 u64 hostfile_size(const struct hostfile *file);
 /* Bytes of the host's disk in use; 0 if unknown. */
