@@ -155,7 +155,8 @@ struct space_exit {
  * if it was non-zero before.
  *
  * 0 and *ex, or negative errno: -EINVAL if cs is neither code segment, a selector is not valid, RIP
- * or a base is not canonical (nothing ran), else as space_sync. RFLAGS: only what user code can
+ * or a base is not canonical (nothing ran), -EIO if the space was dead before it began, else as
+ * space_sync. RFLAGS: only what user code can
  * change counts. SS is the host's flat data segment. All come back as guest code had them: CS can
  * be one of the LDT then.
  */

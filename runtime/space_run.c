@@ -305,6 +305,13 @@ static void count_exit(struct space *sp, enum space_exit_kind kind)
 		SPACE_COUNT(sp, space_syscalls);
 }
 
+/* G's death leaves 0 where it says how far it is, and so does guest code that feels like it. */
+static bool died_at_rest(const struct space *sp)
+{
+	return !atomic_load_explicit(&space_state(sp)->exited, memory_order_relaxed) &&
+	       space_gone(sp->guest);
+}
+
 int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop,
 	      struct space_exit *ex)
 {
@@ -326,6 +333,10 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 	if (space_meets_stub(sp, regs->rip, 1)) {
 		*ex = space_exit_stub(regs->rip);
 		return 0;
+	}
+	if (died_at_rest(sp)) {
+		space_kill(sp);
+		return -EIO;
 	}
 	write_entry(sp, regs);
 	SPACE_COUNT(sp, space_runs);

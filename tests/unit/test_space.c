@@ -4,6 +4,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <time.h>
 
@@ -373,6 +374,37 @@ Test(space, a_used_space_is_empty)
 	rig_code(&x, syscalls);
 	rig_run(&x, SPACE_SYSCALL);
 	cr_expect_eq(x.stats.n[STAT_space_killed], 0);
+	rig_close(&x);
+}
+
+/* Nothing of a program's was in the space: it can go on in another. */
+Test(space, a_death_at_rest_is_told_from_one_in_a_run)
+{
+	struct space_regs before;
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	for (unsigned used = 0; used < 2; used++) {
+		rig_code(&x, syscalls);
+		x.r.gpr[RAX] = 39;
+		if (used)
+			rig_syscall(&x, 39);
+		before = x.r;
+		kill(x.sp->guest, SIGKILL);
+		while (!space_gone(x.sp->guest))
+			sched_yield();
+		cr_assert_eq(space_run(x.sp, &x.r, &x.stop, &x.ex), -EIO);
+		cr_expect_arr_eq(&x.r, &before, sizeof(before));
+		cr_expect_eq(x.stats.n[STAT_space_killed], used + 1);
+		space_put(x.sp);
+		x.sp = space_get(x.pool, 0);
+		cr_assert_not_null(x.sp);
+		rig_map_standard(&x);
+		x.r.gpr[RAX] = 39;
+		x.r.rip = RIG_CODE;
+		rig_syscall(&x, 39);
+	}
 	rig_close(&x);
 }
 

@@ -61,9 +61,8 @@ static void keep_general(unsigned id)
 				 : "ecx", "edx", "esi", "cc", "memory");
 #endif
 		EQUAL(bad, 0);
-	} while (now() < end);
+	} while (now() < end || count <= 10); /* on a busy machine ticks come late */
 	set_timer(0);
-	CHECK(count > 10);
 }
 
 void general_registers(void)
@@ -80,16 +79,17 @@ void signal_restart(void)
 	CHECK(!pipe(pipes));
 	on_signal(SIGALRM, counter, SA_RESTART);
 	set_timer(5000);
-	pid = fork();
-	if (!pid) {
-		usleep(200000);
-		_exit(write(pipes[1], "x", 1) != 1);
-	}
-	EQUAL(read(pipes[0], &c, 1), 1);
-	EQUAL(c, 'x');
-	CHECK(count > 2);
+	do { /* until there was something to restart after */
+		pid = fork();
+		if (!pid) {
+			usleep(200000);
+			_exit(write(pipes[1], "x", 1) != 1);
+		}
+		EQUAL(read(pipes[0], &c, 1), 1);
+		EQUAL(c, 'x');
+		join(pid);
+	} while (count <= 2);
 	set_timer(0);
-	join(pid);
 	on_signal(SIGALRM, counter, 0);
 	set_timer(5000);
 	EQUAL(read(pipes[0], &c, 1), -1);
