@@ -89,6 +89,46 @@ static void nmi(struct vm *vm, FILE *out, const char *args)
 	control_nmi(vm);
 }
 
+/* The keys of "ctrl-alt-delete"; how many, or 0 after a message. */
+static unsigned parse_keys(const char *s, size_t len, struct sendkey_code *keys, FILE *out)
+{
+	unsigned count = 0;
+
+	for (size_t n; count < SENDKEY_MAX; s += n + 1, len -= n + 1) {
+		n = strcspn(s, "-");
+		n = MIN(n, len);
+		if (!sendkey_find(s, n, &keys[count++])) {
+			fprintf(out, "Error: unknown key: '%.*s'\n", (int)MIN(n, 100), s);
+			return 0;
+		}
+		if (n == len)
+			return count;
+	}
+	fprintf(out, "Error: more than %u keys\n", SENDKEY_MAX);
+	return 0;
+}
+
+static void sendkey(struct vm *vm, FILE *out, const char *args)
+{
+	struct sendkey_code keys[SENDKEY_MAX];
+	size_t len = strcspn(args, " \t");
+	const char *hold = skip_spaces(args + len);
+	unsigned count = parse_keys(args, len, keys, out);
+	unsigned long ms = SENDKEY_HOLD_MS;
+	char *end = "";
+
+	if (!count)
+		return;
+	if (*hold)
+		ms = strtoul(hold, &end, 10);
+	if (*end || ms > SENDKEY_HOLD_MOST) {
+		fprintf(out, "Error: '%s' is no time in ms up to %u\n", hold, SENDKEY_HOLD_MOST);
+		return;
+	}
+	if (!sendkey_press(&vm->keys, keys, count, (unsigned)ms))
+		fprintf(out, "Error: the keyboard takes no keys now\n");
+}
+
 /* First word of args into id; the rest, or NULL (then the caller's usage has been shown). */
 static const char *take_id(const char *args, char *id, size_t size, FILE *out, const char *usage)
 {
@@ -164,6 +204,7 @@ static const struct hmp_entry commands[] = {
     {"q", "", "the same", quit},
     {"balloon", "MEGABYTES", "have the guest do with so much memory", hmp_balloon},
     {"nmi", "", "send an NMI", nmi},
+    {"sendkey", "KEYS [MS]", "press keys together (ctrl-alt-delete), for 100 ms", sendkey},
     {"x", "/FMT ADDR", "guest memory by linear address; FMT: count, x d u o c i, b h w g", hmp_x},
     {"xp", "/FMT ADDR", "the same by physical address", hmp_xp},
     {"ringbuf_read", "ID SIZE", "take bytes from a ring buffer device", ringbuf_read},

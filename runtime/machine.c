@@ -348,6 +348,7 @@ static void init_chips(struct vm *vm)
 	i8254_init(&vm->pit, &vm->timers, &irq0);
 	mc146818_init(&vm->rtc, &rtc);
 	i8042_init(&vm->kbd, &kbd);
+	sendkey_init(&vm->keys, &vm->kbd, &vm->timers);
 	acpi_pm_init(&vm->pm, &pm);
 }
 
@@ -643,6 +644,7 @@ static void reset_chips(struct vm *vm)
 	i8254_reset(&vm->pit);
 	mc146818_reset(&vm->rtc);
 	i8042_reset(&vm->kbd);
+	sendkey_reset(&vm->keys);
 	acpi_pm_reset(&vm->pm);
 	plug_reset(vm);
 	pci_reset(&vm->pci);

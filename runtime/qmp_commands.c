@@ -278,6 +278,35 @@ static json_t *inject_nmi(struct qmp_call *call)
 	return json_object();
 }
 
+/* One of {"type": "qcode", "data": NAME}. */
+static bool key_value(const json_t *v, struct sendkey_code *key)
+{
+	const char *type = json_string_value(json_object_get(v, "type"));
+	const char *name = json_string_value(json_object_get(v, "data"));
+
+	return type && name && !strcmp(type, "qcode") && sendkey_find(name, strlen(name), key);
+}
+
+static json_t *send_key(struct qmp_call *call)
+{
+	const json_t *list = json_object_get(call->args, "keys");
+	const json_t *hold = json_object_get(call->args, "hold-time");
+	json_int_t ms = hold ? json_integer_value(hold) : SENDKEY_HOLD_MS;
+	struct sendkey_code keys[SENDKEY_MAX];
+	size_t count = json_array_size(list);
+
+	if (!count || count > SENDKEY_MAX)
+		return qmp_fail(call, "'keys' has %zu keys, not 1 to %u", count, SENDKEY_MAX);
+	if (ms < 0 || ms > SENDKEY_HOLD_MOST)
+		return qmp_fail(call, "'hold-time' is not 0 to %u ms", SENDKEY_HOLD_MOST);
+	for (size_t i = 0; i < count; i++)
+		if (!key_value(json_array_get(list, i), &keys[i]))
+			return qmp_fail(call, "keys[%zu] is no key by its qcode", i);
+	if (!sendkey_press(&call->vm->keys, keys, (unsigned)count, (unsigned)ms))
+		return qmp_fail(call, "the keyboard takes no keys now");
+	return json_object();
+}
+
 static json_t *human_monitor_command(struct qmp_call *call)
 {
 	size_t len;

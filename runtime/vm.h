@@ -29,6 +29,7 @@
 #include "pci.h"
 #include "pvclock.h"
 #include "ram.h"
+#include "sendkey.h"
 #include "timer.h"
 #include "user.h"
 
@@ -54,6 +55,7 @@ struct vm {
 	struct lapic lapic;
 	struct mc146818 rtc;
 	struct i8042 kbd;
+	struct sendkey keys;
 	struct acpi_pm pm;
 	struct pci_bus pci;
 	struct ns16550 uart[SERIAL_MAX];

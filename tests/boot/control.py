@@ -178,6 +178,17 @@ def monitor_on_the_terminal(sh):
     sh.equals("echo back", "back")
 
 
+def press_keys(sh, q):
+    """The kernel's own magic key, by QMP and by the monitor: two lists of what it can do."""
+    q.execute("send-key", keys=[{"type": "qcode", "data": name} for name in ("alt", "sysrq", "h")])
+    sh.run("until dmesg | grep -q 'sysrq: HELP'; do usleep 100000; done; dmesg -c >/dev/null")
+    check(q.human("sendkey alt-sysrq-h 50") == "", "sendkey")
+    sh.run("until dmesg | grep -q 'sysrq: HELP'; do usleep 100000; done")
+    for line in ("sendkey", "sendkey alt-nosuchkey", "sendkey a-b-", "sendkey a soon"):
+        check(q.human(line), f"{line}: taken")
+    refused(q, "GenericError", "", "send-key", keys=[{"type": "qcode", "data": "nosuchkey"}])
+
+
 def press_power_button(sh, q):
     """The kernel's button driver makes a key of it, which a program waits for."""
     sh.run("modprobe button && modprobe evdev && sleep 1")
@@ -224,6 +235,7 @@ def qmp(setup, shell):
                 crowds(path, sh)
             monitor_on_the_terminal(sh)
             with Qmp(path) as q:
+                press_keys(sh, q)
                 q.execute("system_reset")
                 data = q.event("RESET")
                 check(data == {"guest": False, "reason": "host-qmp-system-reset"}, f"RESET: {data}")
