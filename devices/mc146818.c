@@ -433,15 +433,3 @@ int mc146818_register(struct mc146818 *rtc, struct bus *bus)
 {
 	return bus_add(bus, rtc_ranges, ARRAY_LEN(rtc_ranges), rtc);
 }
-
-void mc146818_set_cmos(struct mc146818 *rtc, unsigned index, u8 val)
-{
-	BUG_ON(index <= RTC_REG_D || index >= MC146818_BYTES || is_time_reg(index));
-	rtc->reg[index] = val;
-}
-
-u8 mc146818_get_cmos(const struct mc146818 *rtc, unsigned index)
-{
-	BUG_ON(index <= RTC_REG_D || index >= MC146818_BYTES);
-	return rtc->reg[index];
-}

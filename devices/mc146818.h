@@ -88,9 +88,6 @@ void mc146818_init(struct mc146818 *rtc, const struct mc146818_config *cfg);
 void mc146818_reset(struct mc146818 *rtc);
 MUST_CHECK int mc146818_register(struct mc146818 *rtc, struct bus *bus);
 
-/* What the machine puts into CMOS RAM. Clock and control registers are not reached this way. */
-void mc146818_set_cmos(struct mc146818 *rtc, unsigned index, u8 val);
-u8 mc146818_get_cmos(const struct mc146818 *rtc, unsigned index);
 /* Bit 7 of port 0x70: 1 keeps NMIs from the processor. */
 static inline bool mc146818_nmi_masked(const struct mc146818 *rtc)
 {

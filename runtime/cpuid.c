@@ -38,12 +38,11 @@ enum policy { POLICY_BASE, POLICY_SHOW, POLICY_FORCE, POLICY_HIDE };
 
 static const struct feature {
 	u8 word, bit, policy;
-	const char *name, *why;
 } features[] = {
-#define BASE(w, b, n)       {CPUID_##w, b, POLICY_BASE, #n, NULL},
-#define SHOW(w, b, n)       {CPUID_##w, b, POLICY_SHOW, #n, NULL},
-#define FORCE(w, b, n, why) {CPUID_##w, b, POLICY_FORCE, #n, why},
-#define HIDE(w, b, n, why)  {CPUID_##w, b, POLICY_HIDE, #n, why},
+#define BASE(w, b, n)       {CPUID_##w, b, POLICY_BASE},
+#define SHOW(w, b, n)       {CPUID_##w, b, POLICY_SHOW},
+#define FORCE(w, b, n, why) {CPUID_##w, b, POLICY_FORCE},
+#define HIDE(w, b, n, why)  {CPUID_##w, b, POLICY_HIDE},
 #include "cpuid.def"
 #undef BASE
 #undef SHOW
@@ -487,18 +486,4 @@ u64 cpuid_efer_allowed(const struct cpuid_model *m)
 	if (cpuid_has(m, CPUID_80000001_EDX, CPUID_BIT_NX))
 		bits |= EFER_NXE;
 	return bits;
-}
-
-const char *cpuid_bit_reason(enum cpuid_word word, unsigned bit, const char **name)
-{
-	unsigned i;
-
-	for (i = 0; i < ARRAY_LEN(features); i++) {
-		if (features[i].word != word || features[i].bit != bit)
-			continue;
-		*name = features[i].name;
-		return features[i].why;
-	}
-	*name = NULL;
-	return NULL;
 }

@@ -89,8 +89,4 @@ static inline bool cpuid_has(const struct cpuid_model *m, enum cpuid_word word, 
 u64 cpuid_cr4_allowed(const struct cpuid_model *m);
 u64 cpuid_efer_allowed(const struct cpuid_model *m);
 
-/* The reason a bit is hidden or forced, and its name, for documentation views; NULL if it is
- * neither. */
-const char *cpuid_bit_reason(enum cpuid_word word, unsigned bit, const char **name);
-
 #endif

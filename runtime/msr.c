@@ -332,21 +332,6 @@ bool msr_word(struct msr_state *m, u32 index, struct msr_word *w)
 	}
 }
 
-const char *msr_name(u32 index)
-{
-	switch (index) {
-#define FIELD(number, NAME, place, check)    case number: return #NAME;
-#define FIXED(number, NAME, value, on_write) case number: return #NAME;
-#define AMD(number, NAME, value, on_write)   case number: return #NAME;
-#define CALL(first, last, NAME, function)    case first ... last: return #NAME;
-#include "msr.def"
-#undef FIELD
-#undef FIXED
-#undef AMD
-#undef CALL
-	default: return NULL;
-	}
-}
 /* clang-format on */
 
 void msr_init(struct msr_state *m, struct cpu *cpu, const struct cpuid_model *model,

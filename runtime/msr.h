@@ -45,7 +45,4 @@ MUST_CHECK int msr_write(struct msr_state *m, u32 index, u64 val);
 /* Is the MSR a word that may be read without msr_read? See cpu_ops. */
 bool msr_word(struct msr_state *m, u32 index, struct msr_word *w);
 
-/* Name of an MSR, NULL if we do not have it. */
-const char *msr_name(u32 index);
-
 #endif

@@ -368,7 +368,4 @@ Test(mc146818, index_port)
 	cr_expect_eq(rig_in(&rig, 0x71), RTC_D_VRT, "read-only");
 	bus_write(&rig.bus, BUS_PORT, 0x70, 2, 0x5a << 8 | 0x7f);
 	cr_expect_eq(get(0x7f), 0x5a, "a word is two bytes");
-	mc146818_set_cmos(&rtc, 0x3d, 0x21);
-	cr_expect_eq(get(0x3d), 0x21);
-	cr_expect_eq(mc146818_get_cmos(&rtc, 0x7f), 0x5a);
 }
