@@ -155,6 +155,29 @@ int opt_fast_syscalls(struct parser *p, const char *arg)
 	return 0;
 }
 
+/* QEMU has a key for each kind of thing that is refused; here all are. */
+int opt_sandbox(struct parser *p, const char *arg)
+{
+	static const char *const keys[] = {"obsolete", "elevateprivileges", "spawn",
+					   "resourcecontrol"};
+	struct item it = cmdline_take_item(&arg), value;
+	size_t k;
+
+	if (!cmdline_item_is(&it, "on") && !cmdline_item_is(&it, "off"))
+		return cmdline_fail(p, "'%.*s' is neither 'on' nor 'off'", it.len, it.text);
+	p->cfg->sandbox = cmdline_item_is(&it, "on") ? SANDBOX_ON : SANDBOX_OFF;
+	while (arg) {
+		it = cmdline_take_item(&arg);
+		for (k = 0; k < ARRAY_LEN(keys); k++)
+			if (cmdline_item_value(&it, keys[k], &value))
+				break;
+		if (k == ARRAY_LEN(keys) || !cmdline_item_is(&value, "deny"))
+			return cmdline_fail(p, "'%.*s' is not in this version, which denies all",
+					    it.len, it.text);
+	}
+	return 0;
+}
+
 int opt_cpu(struct parser *p, const char *arg)
 {
 	static const char *const models[] = {

@@ -28,6 +28,11 @@ enum ring3 {
 	RING3_NATIVE,
 	RING3_STEP,
 };
+enum sandbox {
+	SANDBOX_BEST, /* nobody asked: on, or a note that the host cannot */
+	SANDBOX_ON,
+	SANDBOX_OFF,
+};
 enum boot_entry { BOOT_DIRECT, BOOT_STUB };
 enum stats_format { STATS_NONE, STATS_TEXT, STATS_JSON };
 
@@ -63,6 +68,7 @@ struct config {
 	enum accel accel;
 	enum ring3 ring3;
 	bool fast_syscalls;
+	enum sandbox sandbox;
 	enum cpu_model cpu;
 	bool acpi;
 	bool no_reboot;

@@ -119,8 +119,10 @@ static int file_open(struct load *l, struct load_file *f, u64 limit)
 {
 	struct stat st;
 
-	f->fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-	if (f->fd < 0 || fstat(f->fd, &st))
+	f->fd = load_keep_open(l->cfg->files, f->path);
+	if (f->fd < 0)
+		return load_fail(l, f->path, f->fd, "%s", strerror(-f->fd));
+	if (fstat(f->fd, &st))
 		return load_fail(l, f->path, -errno, "%s", strerror(errno));
 	if (S_ISDIR(st.st_mode))
 		return load_fail(l, f->path, -EISDIR, "%s", strerror(EISDIR));

@@ -13,16 +13,18 @@
 #define RINGSHIFT_LOADER_H
 
 #include "base.h"
+#include "load_keep.h"
 #include "ram.h"
 
 struct cpu;
 
 struct boot_config {
-	const char *kernel;  /* file */
-	const char *initrd;  /* file, or for multiboot "file args,file args"; NULL: none */
-	const char *cmdline; /* NULL: empty */
-	bool stub;           /* enter a bzImage's own decompressor, do not unpack it here */
-	gpa_t rsdp;          /* ACPI root pointer, 0: none */
+	const char *kernel;      /* file */
+	const char *initrd;      /* file, or for multiboot "file args,file args"; NULL: none */
+	const char *cmdline;     /* NULL: empty */
+	bool stub;               /* enter a bzImage's own decompressor, do not unpack it here */
+	gpa_t rsdp;              /* ACPI root pointer, 0: none */
+	struct load_keep *files; /* opened before are taken from here; NULL: nothing is kept */
 };
 
 /* What all protocols have in common: ring 0, flat segments, interrupts off, no IDT. */

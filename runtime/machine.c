@@ -587,6 +587,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->cpu)
 		bt_free(vm->cpu), engine_free(vm->cpu);
 	symbols_free(vm->symbols);
+	load_keep_free(&vm->boot_files);
 	if (vm->log && vm->log != stderr)
 		fclose(vm->log);
 	if (vm->ram_made)
@@ -660,7 +661,8 @@ int vm_boot(struct vm *vm, char *err, size_t errlen)
 	struct boot_config boot = {.kernel = cfg->kernel,
 				   .initrd = cfg->initrd,
 				   .cmdline = cfg->append,
-				   .stub = cfg->boot == BOOT_STUB};
+				   .stub = cfg->boot == BOOT_STUB,
+				   .files = &vm->boot_files};
 	struct boot_state state;
 	int rc;
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "confine.h"
 #include "netdev_impl.h"
 #include "plug.h"
 
@@ -220,6 +221,17 @@ int nics_create(struct vm *vm, char *err, size_t err_size)
 	for (unsigned i = 0; i < vm->cfg->nic_count && !rc; i++)
 		rc = make_nic(vm, i, vm->cfg->nic[i], err, err_size);
 	return rc;
+}
+
+unsigned netdevs_need(const struct vm *vm)
+{
+	unsigned needs = 0;
+
+	/* A peer may come again later, and the name of a socket goes at the end. */
+	for (const struct netdev *nd = vm->netdevs; nd; nd = nd->next)
+		if (!strcmp(nd->kind, "stream") || !strcmp(nd->kind, "socket"))
+			needs |= CONFINE_CONNECT | CONFINE_REMOVE;
+	return needs;
 }
 
 void netdevs_list(struct vm *vm, FILE *out)

@@ -19,6 +19,8 @@ MUST_CHECK int netdevs_create(struct vm *vm, char *err, size_t err_size);
 MUST_CHECK int nics_create(struct vm *vm, char *err, size_t err_size);
 /* A line for each. */
 void netdevs_list(struct vm *vm, FILE *out);
+/* What they go on doing once the guest runs: of enum confine_need. */
+unsigned netdevs_need(const struct vm *vm);
 /* After the cards have gone. */
 void netdevs_destroy(struct vm *vm);
 

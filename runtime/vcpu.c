@@ -11,10 +11,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "confine.h"
 #include "daemon.h"
 #include "exit_status.h"
 #include "lowland.h"
 #include "monitor.h"
+#include "netdevs.h"
 #include "pidfile.h"
 #include "report.h"
 #include "runstate.h"
@@ -202,6 +204,47 @@ static int run_vcpu(struct vm *vm)
 	return status;
 }
 
+static unsigned needs_of(const struct vm *vm)
+{
+	const struct config *cfg = vm->cfg;
+	unsigned needs = cfg->pidfile ? CONFINE_REMOVE : 0;
+
+	for (unsigned i = 0; i < cfg->chardev_count; i++) {
+		const struct char_spec *s = &cfg->chardev[i];
+
+		if (s->kind == CHAR_SOCKET)
+			needs |= s->server ? CONFINE_REMOVE : s->reconnect ? CONFINE_CONNECT : 0;
+	}
+	for (unsigned i = 0; i < cfg->mon_count; i++)
+		if (cfg->mon[i].control)
+			needs |= CONFINE_OPEN;
+	return needs | netdevs_need(vm);
+}
+
+/* -sandbox on, and nothing to make it of. */
+static int check_sandbox(const struct config *cfg, char *err, size_t errlen)
+{
+	if (cfg->sandbox != SANDBOX_ON || confine_can())
+		return 0;
+	snprintf(err, errlen, "-sandbox on: this host, or this build of ringshift, has none");
+	return -ENOTSUP;
+}
+
+/* The last thing before the guest runs. */
+static int enter_sandbox(const struct vm *vm)
+{
+	int rc;
+
+	if (vm->cfg->sandbox == SANDBOX_OFF || !confine_can())
+		return 0;
+	rc = confine(needs_of(vm));
+	if (rc)
+		fprintf(stderr, "ringshift: %s: -sandbox: %s\n",
+			vm->cfg->sandbox == SANDBOX_ON ? "error" : "note: goes on without",
+			strerror(-rc));
+	return vm->cfg->sandbox == SANDBOX_ON ? rc : 0;
+}
+
 /* From a machine that is built to its end; the exit status. */
 static int run_program(struct vm *vm, char *err, size_t errlen)
 {
@@ -212,12 +255,12 @@ static int run_program(struct vm *vm, char *err, size_t errlen)
 	if (rc)
 		snprintf(err, errlen, "cannot start the console: %s", strerror(-rc));
 	if (rc || chardevs_start(vm->chardevs, err, errlen) ||
-	    pidfile_write(vm->cfg, err, errlen)) {
+	    check_sandbox(vm->cfg, err, errlen) || pidfile_write(vm->cfg, err, errlen)) {
 		report_error(err);
 		return STATUS_ERROR;
 	}
 	daemon_ready(vm->cfg->ready_fd);
-	status = run_vcpu(vm);
+	status = enter_sandbox(vm) ? STATUS_ERROR : run_vcpu(vm);
 	monitors_flush(vm->monitors);
 	chardevs_flush(vm->chardevs,
 		       console_stop(vm->console) == CONSOLE_GOES_ON && vm->stop != VM_QUIT);

@@ -23,6 +23,7 @@
 #include "i8259.h"
 #include "ioapic.h"
 #include "lapic.h"
+#include "load_keep.h"
 #include "mc146818.h"
 #include "msr.h"
 #include "ns16550.h"
@@ -65,6 +66,7 @@ struct vm {
 	struct chardevs *chardevs;
 	struct monitors *monitors;
 	gpa_t rsdp; /* 0: no ACPI */
+	struct load_keep boot_files;
 
 	struct drive *drives;    /* of the command line (drive.h), in its order */
 	struct netdev *netdevs;  /* network back ends (netdevs.h), the last one first */

@@ -8,48 +8,20 @@
  * fails with EPERM, as libraries may try harmless things.
  */
 #include <errno.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <netinet/in.h>
-#include <stddef.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "sandbox.h"
+#include "seccomp_filter.h"
 
 #define MEMORY_MAX (1 * GIB)
 
-#define NR         offsetof(struct seccomp_data, nr)
-#define ARG(n)     (offsetof(struct seccomp_data, args) + 8 * (n))
-#define LOAD(what) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, what)
-#define VERDICT(v) BPF_STMT(BPF_RET | BPF_K, v)
-#define REFUSE     VERDICT(SECCOMP_RET_ERRNO | EPERM)
-#define ALLOW(call)                                                                                \
-	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##call, 0, 1), VERDICT(SECCOMP_RET_ALLOW)
-#define END(call)                                                                                  \
-	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##call, 0, 1), VERDICT(SECCOMP_RET_KILL_PROCESS)
-/* Allowed unless the argument has one of these bits. */
-#define ALLOW_WITHOUT(call, arg, bits)                                                             \
-	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##call, 0, 4), LOAD(ARG(arg)),                    \
-	    BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, bits, 0, 1), REFUSE, VERDICT(SECCOMP_RET_ALLOW)
-/* Allowed if the argument is one of two. */
-#define ALLOW_EITHER(call, arg, a, b)                                                              \
-	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##call, 0, 5), LOAD(ARG(arg)),                    \
-	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, a, 1, 0),                                          \
-	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, b, 0, 1), VERDICT(SECCOMP_RET_ALLOW), REFUSE
-
 static struct sock_filter filter[] = {
-    LOAD(offsetof(struct seccomp_data, arch)),
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
-    VERDICT(SECCOMP_RET_KILL_PROCESS),
-    LOAD(NR),
-    BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000, 0, 1), /* x32 */
-    VERDICT(SECCOMP_RET_KILL_PROCESS),
+    ONLY_64_BIT_CALLS,
     /* Frames, sockets of the guest's connections. */
     ALLOW(poll),
     ALLOW(ppoll),

@@ -273,6 +273,15 @@ def check_stats(con, stats, accel):
 # --- scenarios ---
 
 
+def check_sandbox(con, wanted):
+    """Seccomp's mode 2 in every thread of the monitor, or in none (docs/security.md)."""
+    path = f"/proc/{con.process.pid}/task"
+    for task in os.listdir(path):
+        with open(f"{path}/{task}/status", encoding="ascii", errors="replace") as f:
+            found = re.search(r"^Seccomp:\s*(\d)", f.read(), re.MULTILINE)
+        check(con, found and found[1] == wanted, f"thread {task}: {found and found[0]!r}")
+
+
 def cloud(setup):
     """cloud kernel, 512 MiB: everything that can be asked, then poweroff -f"""
     with Console(setup.command("-nographic", "-no-reboot", "--stats=json",
@@ -280,6 +289,8 @@ def cloud(setup):
         sh = Shell(con)
         print(f"prompt after {sh.boot_seconds:.1f} s")
         check(con, con.terminal_is_raw(), "the terminal is not raw")
+        if not setup.args.qemu:
+            check_sandbox(con, "2")
         sh.equals("echo hello, world", "hello, world")
         sh.equals("uname -r", sh.release)
         check(con, "cloud" in sh.release, f"release {sh.release!r}")
@@ -688,15 +699,25 @@ def panic(setup):
 
 
 def restart(setup):
-    """panic=-1 without -no-reboot: the machine starts again, as good as new; Ctrl-a x"""
-    with Console(setup.command("-nographic",
-                               *setup.linux("vmlinuz-cloud", "panic=-1", initrd=None))) as con:
-        for _ in range(2):
+    """panic=-1 without -no-reboot: the machine starts again, as good as new, though the kernel's file
+    has gone; Ctrl-a x"""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = os.path.join(scratch, "vmlinuz")
+        shutil.copy(setup.guest("vmlinuz-cloud"), copy)
+        argv = setup.command("-nographic", *(["-sandbox", "off"] if not setup.args.qemu else []),
+                             *setup.linux("vmlinuz-cloud", "panic=-1", initrd=None))
+        argv[argv.index(setup.guest("vmlinuz-cloud"))] = copy
+        with Console(argv) as con:
+            for _ in range(2):
+                con.expect(rb"Linux version \d", BOOT)
+                if os.path.exists(copy):
+                    os.unlink(copy)
+                con.expect(rb"Memory: \d+K/52\d\d\d\dK available", BOOT)
+                con.expect(rb"Kernel panic - not syncing: VFS", BOOT)
             con.expect(rb"Linux version \d", BOOT)
-            con.expect(rb"Memory: \d+K/52\d\d\d\dK available", BOOT)
-            con.expect(rb"Kernel panic - not syncing: VFS", BOOT)
-        con.expect(rb"Linux version \d", BOOT)
-        quit_by_key(con)
+            if not setup.args.qemu:
+                check_sandbox(con, "0")
+            quit_by_key(con)
 
 
 def triplefault(setup):
