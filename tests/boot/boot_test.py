@@ -627,7 +627,8 @@ def killed(setup):
     with tempfile.TemporaryDirectory() as scratch, \
             user_shell(setup, scratch, stats=("--stats=json",)) as con:
         sh = Shell(con)
-        tests = "vector_handlers general_registers segment_bases threads_mutex process_pipes"
+        # None in which a process would rightly complain that another has gone, but for the wait.
+        tests = "vector_handlers general_registers segment_bases threads_mutex"
         wanted = hashlib.sha256("".join(f"{i}\n" for i in range(1, 2001)).encode()).hexdigest()
         before = set(programs.family(con.process.pid))
         sh.run(f"{{ while [ ! -e /stop ]; do /user/user {tests}; done >/long 2>&1 & }}")
