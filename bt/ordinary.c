@@ -73,8 +73,8 @@ static bool x87_store_withheld(const struct cpu *c, const struct insn *in)
 }
 
 /* The operand is in one page of RAM, or goes through a buffer of the same alignment. partial: a
- * mask may keep some of it from being written. What the instruction did not write is not written
- * back either: the buffer has what others left there, and a device would take it for a command. */
+ * mask may keep some of it from being written. A store that was withheld is not written either: the
+ * buffer still has what others left there, and a device would take it for a command. */
 static NOINLINE void run_with_operand(struct cpu *c, const struct insn *in, gva_t la, bool partial)
 {
 	enum mmu_access access = in->access & ACCESS_W ? MMU_WRITE : MMU_READ;
