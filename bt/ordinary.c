@@ -8,6 +8,7 @@
 #include "fpu_check.h"
 #include "mem.h"
 #include "op.h"
+#include "xstate.h"
 
 /* The linear address of a 64-bit mode operand, canonical or not: a hit in the TLB settles that. */
 static ALWAYS_INLINE gva_t linear64(const struct cpu *c, const struct insn *in)
@@ -38,8 +39,42 @@ void exec_reg(struct cpu *c, const struct insn *in)
 	finish(c, in);
 }
 
+/* FNINIT FNCLEX FLDCW FNSTCW FNSTSW and their like leave FIP, FDP and FOP alone. */
+static bool x87_control(const struct insn *in)
+{
+	unsigned ext = in->modrm >> 3 & 7;
+
+	switch (in->opcode) {
+	case 0xd9: return in->has_mem && ext >= 4;
+	case 0xdb: return !in->has_mem && ext == 4;
+	case 0xdd: return in->has_mem && ext >= 4;
+	case 0xdf: return !in->has_mem && ext == 4;
+	case 0x9b: return true;
+	default: return false;
+	}
+}
+
+/*
+ * Did the x87 store that has just run store nothing? An unmasked invalid operation, overflow or
+ * underflow is found before the result would be written; an unmasked inexact result is written.
+ * SDM vol. 1, 8.5.1.1, 8.5.4, 8.5.5. Flags unmasked before would have been #MF, so these are its
+ * own.
+ */
+static bool x87_store_withheld(const struct cpu *c, const struct insn *in)
+{
+	const u16 before_result = 0x1f; /* PE is bit 5 */
+	u16 fcw, fsw;
+
+	if (!(in->state & STATE_X87) || x87_control(in))
+		return false;
+	memcpy(&fcw, c->vec.fx + FX_FCW, 2);
+	memcpy(&fsw, c->vec.fx + FX_FSW, 2);
+	return fsw & ~fcw & before_result;
+}
+
 /* The operand is in one page of RAM, or goes through a buffer of the same alignment. partial: a
- * mask may keep some of it from being written. */
+ * mask may keep some of it from being written. A store that was withheld is not written either: the
+ * buffer still has what others left there, and a device would take it for a command. */
 static NOINLINE void run_with_operand(struct cpu *c, const struct insn *in, gva_t la, bool partial)
 {
 	enum mmu_access access = in->access & ACCESS_W ? MMU_WRITE : MMU_READ;
@@ -58,7 +93,7 @@ static NOINLINE void run_with_operand(struct cpu *c, const struct insn *in, gva_
 	if ((in->access & ACCESS_R) || partial)
 		mem_read_buf(c, la, bounce, size);
 	op_of(in)->thunk(c, bounce);
-	if (access == MMU_WRITE)
+	if (access == MMU_WRITE && !x87_store_withheld(c, in))
 		mem_write_buf(c, la, bounce, size);
 }
 
@@ -144,21 +179,6 @@ void exec_masked(struct cpu *c, const struct insn *in)
 	if (m.count && access == MMU_WRITE)
 		mem_write_buf(c, m.la + m.first, at + m.first, m.count);
 	finish(c, in);
-}
-
-/* FNINIT FNCLEX FLDCW FNSTCW FNSTSW and their like leave FIP, FDP and FOP alone. */
-static bool x87_control(const struct insn *in)
-{
-	unsigned ext = in->modrm >> 3 & 7;
-
-	switch (in->opcode) {
-	case 0xd9: return in->has_mem && ext >= 4;
-	case 0xdb: return !in->has_mem && ext == 4;
-	case 0xdd: return in->has_mem && ext >= 4;
-	case 0xdf: return !in->has_mem && ext == 4;
-	case 0x9b: return true;
-	default: return false;
-	}
 }
 
 /* The FXSAVE image holds our thunk's address as the last instruction, or nothing: put the guest's

@@ -3,6 +3,7 @@
  * exceptions as the guest's.
  */
 #include "engine_rig.h"
+#include "xstate.h"
 
 #define AT(n) (RIG_CODE + (n))
 #define ONES  0xffffffffffffffffull
@@ -352,6 +353,112 @@ Test(thunk_fault, x87_errors_as_irq_13)
 	cpu_set_intr(e->c, true);
 	cr_expect_eq(erig_run(e, 10), ERIG_INTR);
 	cr_expect_eq(erig_frame(e, 0), AT(8));
+	erig_free(e);
+}
+
+/* --- x87 stores that an unmasked exception keeps from being written --- */
+
+struct x87_value {
+	const char *what;
+	u64 mantissa;
+	u16 exponent;
+	bool empty;
+};
+
+static const struct x87_value x87_values[] = {
+    {"an empty register", 1ull << 63, 0x3fff, true},
+    {"1", 1ull << 63, 0x3fff, false},
+    {"1/3", 0xaaaaaaaaaaaaaaab, 0x3ffd, false},
+    {"infinity", 1ull << 63, 0x7fff, false},
+    {"a quiet NaN", 3ull << 62, 0x7fff, false},
+    {"a signalling NaN", 1ull << 63 | 1, 0x7fff, false},
+    {"no number", 1, 0x3fff, false},
+    {"a large one", 0xaaaaaaaaaaaaaaab, 0x7000, false},
+    {"a small one", 0xaaaaaaaaaaaaaaab, 0x1000, false},
+    {"a denormal", 3, 0, false},
+};
+
+static const struct x87_store {
+	u8 opcode, ext, size;
+} x87_stores[] = {
+    {0xd9, 2, 4}, {0xd9, 3, 4}, {0xdd, 2, 8}, {0xdd, 3, 8},  {0xdb, 7, 10},
+    {0xdf, 2, 2}, {0xdf, 3, 2}, {0xdb, 2, 4}, {0xdb, 3, 4},  {0xdf, 7, 8},
+    {0xdf, 1, 2}, {0xdb, 1, 4}, {0xdd, 1, 8}, {0xdf, 6, 10}, {0xd9, 7, 2 /* FNSTCW */},
+};
+
+/* FSW afterwards. */
+static u16 store_to(struct erig *e, const struct x87_store *s, const struct x87_value *v, u16 fcw,
+		    gva_t at)
+{
+	u8 *fx = e->c->vec.fx;
+
+	x87_init(e->c);
+	memcpy(fx + FX_FCW, &fcw, 2);
+	fx[FX_FTW] = v->empty ? 0 : 1;
+	memcpy(fx + FX_ST, &v->mantissa, 8);
+	memcpy(fx + FX_ST + 8, &v->exponent, 2);
+	e->c->gpr[GPR_RDI] = at;
+	e->c->rip = RIG_CODE;
+	cr_assert_eq(ERIG_RUN(e, 1, s->opcode, s->ext << 3 | 7), RIG_OK);
+	return fx[FX_FSW] | fx[FX_FSW + 1] << 8;
+}
+
+#define UNTOUCHED 0x5a
+
+static void fill(struct erig *e, gpa_t at, unsigned n)
+{
+	while (n--)
+		rig_put(e->r, at + n, 1, UNTOUCHED);
+}
+
+/* Within a page the host itself stores, or does not: so must what goes by a buffer. True: it was
+ * withheld. */
+static bool store_everywhere(struct erig *e, const struct x87_store *s, const struct x87_value *v,
+			     u16 fcw)
+{
+	unsigned n = s->size, i, writes = 0;
+	gpa_t two[] = {0x51000 - 1, 0x40000};
+	bool withheld = true;
+	u16 fsw;
+
+	fill(e, 0x60000, n);
+	fill(e, two[0], 1);
+	fill(e, two[1], n - 1);
+	fsw = store_to(e, s, v, fcw, 0x60000);
+	cr_expect_eq(store_to(e, s, v, fcw, ERIG_NEXT + 0xfff), fsw);
+	for (i = 0; i < n; i++) {
+		u8 there = rig_get(e->r, 0x60000 + i, 1);
+
+		withheld &= there == UNTOUCHED;
+		cr_expect_eq(rig_get(e->r, i ? two[1] + i - 1 : two[0], 1), there,
+			     "%02x /%u of %s, FCW %x: byte %u", s->opcode, s->ext, v->what, fcw, i);
+	}
+	e->n_io = 0;
+	cr_expect_eq(store_to(e, s, v, fcw, ERIG_MMIO + 0x10), fsw);
+	for (i = 0; i < e->n_io; i++)
+		writes += e->io[i].write;
+	cr_expect_eq(writes, e->n_io, "a device was read");
+	cr_expect_eq(writes == 0, withheld, "%02x /%u of %s, FCW %x: MMIO", s->opcode, s->ext,
+		     v->what, fcw);
+	return withheld;
+}
+
+Test(thunk_fault, x87_stores_withheld)
+{
+	struct erig *e = erig_new_long(0);
+	unsigned withheld = 0, all = 0, i, k, bit;
+
+	erig_small_pages(e);
+	erig_map(e, ERIG_NEXT, 0x50000 | PTE_P | PTE_W);
+	erig_map(e, ERIG_NEXT + 0x1000, 0x40000 | PTE_P | PTE_W);
+	for (i = 0; i < ARRAY_LEN(x87_stores); i++)
+		for (k = 0; k < ARRAY_LEN(x87_values); k++)
+			for (bit = 0; bit < 8; bit++, all++) /* 6: all masked, 7: none */
+				withheld += store_everywhere(
+				    e, &x87_stores[i], &x87_values[k],
+				    bit == 7 ? 0x340 : (0x37f & ~(1u << bit)) | (bit == 6) << 6);
+	cr_expect_gt(withheld, 100);
+	cr_expect_gt(all - withheld, 100);
 	erig_free(e);
 }
 
