@@ -149,7 +149,6 @@ static void judge(struct space_placement *p)
 /* Every WINDOW runs. */
 static void choose(struct space_placement *p)
 {
-	p->counted += p->runs;
 	if (p->ended - p->since > JUDGE_TICKS)
 		judge(p);
 	if (p->shorts < GO_NEAR)
@@ -181,9 +180,11 @@ void space_place_run(struct space *sp, bool quiet)
 	struct space_placement *p = &pool->place;
 
 	p->started = space_ticks();
+	p->timed = true;
 	if (!has_choice(pool))
 		return;
 	p->easy = quiet && p->last == sp && p->started - p->ended < SHORT_TICKS;
+	p->timed = p->near || !p->easy || !p->runs;
 	p->last = sp;
 	place_monitor(pool, p->started);
 	/* While the monitor roams the others stay where they are. */
@@ -202,15 +203,23 @@ void space_place_exit(struct space *sp)
 {
 	const struct space_state *st = space_state(sp);
 	struct space_placement *p = &sp->pool->place;
-	u32 guest = atomic_load(&st->left) - atomic_load(&st->entered), all;
+	u32 guest, all;
 
 	p->ended = space_ticks();
-	all = (u32)MIN(p->ended - p->started, ~0u);
-	if (all > guest)
-		p->delays += all - guest;
+	guest = all = (u32)MIN(p->ended - p->started, ~0u);
+	if (p->timed) {
+		guest = atomic_load(&st->left) - atomic_load(&st->entered);
+		p->delays += all > guest ? all - guest : 0;
+		p->counted++;
+	}
 	p->shorts += p->easy && guest < SHORT_TICKS;
 	if (++p->runs == WINDOW)
 		choose(p);
+}
+
+bool space_place_timed(const struct space *sp)
+{
+	return sp->pool->place.timed;
 }
 
 void space_place_forget(const struct space *sp)

@@ -167,7 +167,7 @@ Test(hostile_space, jumps_into_trampolines)
 				rig_code(&x, jump);
 				x.r.gpr[RAX] = x.sp->base + off;
 				x.r.gpr[RCX] = next[n];
-				x.r.gpr[RSP] = off % 2 ? RIG_STACK : x.sp->base + ST_F_TOP;
+				x.r.gpr[RSP] = off % 2 ? RIG_STACK : x.sp->base + ST_SCRATCH + 8;
 				run_somehow(&x, 300);
 			}
 		}
@@ -217,7 +217,7 @@ Test(hostile_space, scribbled_state)
  * Claims that it has left, with a frame at RDX and everything else that belongs to it, and counts
  * on at RSI.
  */
-CODE(liar, "1: mov %rdx, 0x5100(%rbx); movl $1, 0x5108(%rbx); movl $1, 0x5040(%rbx);"
+CODE(liar, "1: mov %rdx, 0x5100(%rbx); movl $1, 0x5004(%rbx); movl $1, 0x5040(%rbx);"
 	   "mov 0x1000(%rbx), %eax; mov %eax, 0x5000(%rbx); incq (%rsi); jmp 1b");
 
 static u64 counter(const struct rig *x)
