@@ -26,7 +26,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 from console import Console, Failure  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SOURCES = ["devices", "devices/disk", "include"]  # what the guest compiles
+SOURCES = {"devices": r"\.(c|h|def)$", "include": r"\.(h|def)$",  # what the guest compiles
+           "devices/disk": r"\.h$"}
 TROUBLE = rb"Kernel panic - |Oops: |\] BUG: |triple fault|ringshift: |FAILED [^\n]*\n[^\n]*"
 
 
@@ -46,10 +47,10 @@ def prepare(args, work):
                     os.path.join(args.guests, "bench.img"), image], check=True)
     commands = ["mkdir bench", "mkdir bench/src", "mkdir bench/work", "cd bench",
                 f"write {HERE}/macro_rows.sh run", "set_inode_field run mode 0100755", "cd src"]
-    for folder in SOURCES:
+    for folder, names in SOURCES.items():
         path = os.path.join(HERE, "..", folder)
         commands += [f"write {path}/{name} {name}" for name in sorted(os.listdir(path))
-                     if re.search(r"\.(c|h|def)$", name)]
+                     if re.search(names, name)]
     commands.append(f"write {args.build}/aml/aml.h aml.h")  # generated
     put(image, commands)
     return image
