@@ -55,6 +55,8 @@ struct space {
 	bool parked;  /* so it does, for certain */
 	bool stopped; /* by SIGSTOP */
 	bool used;    /* has been handed out */
+	u8 past;      /* was it parked before the last two runs? */
+	u8 parks[4];  /* by that: 2 and more, it will be before the next */
 	int cpu;      /* its mapper runs there only; -1: anywhere */
 	bool apart;   /* G does not; else it does, too */
 

@@ -153,6 +153,26 @@ static u32 adapt(const struct space *sp, u32 spin, u64 took)
 	return took > 2 * max ? MAX(spin / 2, max / SPIN_FLOOR_DIV) : max;
 }
 
+/*
+ * Will G be parked when it comes back? Then it is to go to sleep at once, and not when it is told
+ * to, for which it must first be seen awake: two switches less. As with branches: two bits of the
+ * past choose a counter. A program that takes rights from a page and gives them back is parked
+ * every second time.
+ */
+static void learn_parks(struct space *sp)
+{
+	bool parked = sp->parked || sp->stopped;
+	u8 *n = &sp->parks[sp->past];
+
+	*n = (u8)(parked ? MIN(*n + 1, 3) : MAX(*n - 1, 0));
+	sp->past = (u8)((sp->past << 1 | parked) % ARRAY_LEN(sp->parks));
+}
+
+static bool expects_park(const struct space *sp)
+{
+	return sp->parks[sp->past] > 1;
+}
+
 /* How the tasks of the space are to wait for what comes. */
 static void say_how_to_wait(struct space *sp)
 {
@@ -160,7 +180,10 @@ static void say_how_to_wait(struct space *sp)
 	bool near = space_place_near(sp), calm = space_place_calm(sp);
 
 	space_set_word(&c->yield, near);
-	space_set_word(&c->spin, near ? calm ? SPACE_YIELD_TICKS : 0 : sp->guest_spin);
+	if (expects_park(sp))
+		space_set_word(&c->spin, 0);
+	else
+		space_set_word(&c->spin, near ? calm ? SPACE_YIELD_TICKS : 0 : sp->guest_spin);
 }
 
 /* Let G see that go has changed. */
@@ -428,6 +451,7 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 		sp->guest_spin =
 		    adapt(sp, sp->guest_spin, sp->pool->place.started - sp->pool->place.ended);
 	write_entry(sp, regs);
+	learn_parks(sp);
 	SPACE_COUNT(sp, space_runs);
 	if (!do_run(sp, leave, stop, &entered) || (entered && !space_exit_decode(sp, regs, ex))) {
 		space_kill(sp);
