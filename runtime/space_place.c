@@ -41,6 +41,8 @@
 #define ROAM_TICKS  300000000u /* some 0.1 s */
 #define SLICE_NS    100000u    /* the shortest there is */
 #define JUDGE_TICKS 30000000u  /* some 10 ms */
+#define JUDGE_RUNS  128u       /* or one that was delayed for long counts for too much */
+#define TIMED       32u        /* of short runs far apart one in so many: the clock costs more */
 #define YIELD_TICKS 45000u     /* more lost in a hand-over, some 15 us, and we do not yield */
 #define PAUSE_MIN   60000000u  /* some 20 ms */
 #define PAUSE_MAX   3000000000u
@@ -149,7 +151,7 @@ static void judge(struct space_placement *p)
 /* Every WINDOW runs. */
 static void choose(struct space_placement *p)
 {
-	if (p->ended - p->since > JUDGE_TICKS)
+	if (p->ended - p->since > JUDGE_TICKS && p->counted >= JUDGE_RUNS)
 		judge(p);
 	if (p->shorts < GO_NEAR)
 		p->near = true;
@@ -184,7 +186,7 @@ void space_place_run(struct space *sp, bool quiet)
 	if (!has_choice(pool))
 		return;
 	p->easy = quiet && p->last == sp && p->started - p->ended < SHORT_TICKS;
-	p->timed = p->near || !p->easy || !p->runs;
+	p->timed = p->near || !p->easy || sp->left || p->runs % TIMED == 0;
 	p->last = sp;
 	place_monitor(pool, p->started);
 	/* While the monitor roams the others stay where they are. */

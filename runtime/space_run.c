@@ -226,11 +226,12 @@ static bool look_for_exit(const struct space *sp, unsigned times)
 static bool spin_for_exit(struct space *sp, const _Atomic u32 *stop)
 {
 	struct space_state *st = space_state(sp);
-	bool near = space_place_near(sp);
+	bool near = space_place_near(sp), yield;
 	u64 start = 0, now;
 
 	for (;;) {
-		if (look_for_exit(sp, near ? 1 : LOOKS)) {
+		yield = near || (sp->left && atomic_load(&st->ack) != sp->tail);
+		if (look_for_exit(sp, yield ? 1 : LOOKS)) {
 			SPACE_COUNT(sp, space_spins_won);
 			return true;
 		}
@@ -242,7 +243,7 @@ static bool spin_for_exit(struct space *sp, const _Atomic u32 *stop)
 		start = start ? start : now;
 		if (now - start >= (near ? SPACE_YIELD_TICKS : sp->spin))
 			break;
-		if (near || (sp->left && atomic_load(&st->ack) != sp->tail))
+		if (yield)
 			sched_yield(); /* for G, or for the mapper */
 	}
 	SPACE_COUNT(sp, space_spins_lost);
