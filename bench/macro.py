@@ -2,13 +2,14 @@
 """What people do on a machine: a Debian on a disk under ringshift, QEMU TCG, UML, and on the host.
 
     bench/macro.py [--build build] [--guests .cache/guests] [--runs N] [--engines bt,tcg,uml,host]
-                   [--json FILE]
+                   [--rows NAMES] [--json FILE]
 
 The rows are those of bench/macro_rows.sh, the first process of a Debian that scripts/mkdisk --name
 bench made; every engine gets the same disk (a throw-away overlay on it) and kernel, except UML, which
 is a kernel of its own. Seconds of wall time, measured outside; for each engine the median of N runs,
 taken in turn, then ringshift's share of TCG's time. "host" runs the same programs from the same tree
-in a chroot, which only root can.
+in a chroot, which only root can. With both it and ringshift the table says how much of the host's
+speed ringshift has: `--rows shell,sha256 --engines bt,host` for what is not to lose any.
 """
 import argparse
 import json
@@ -25,7 +26,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 from console import Console, Failure  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SOURCES = ["devices", "include"]  # what the guest compiles
+SOURCES = {"devices": r"\.(c|h|def)$", "include": r"\.(h|def)$",  # what the guest compiles
+           "devices/disk": r"\.h$"}
 TROUBLE = rb"Kernel panic - |Oops: |\] BUG: |triple fault|ringshift: |FAILED [^\n]*\n[^\n]*"
 
 
@@ -45,10 +47,10 @@ def prepare(args, work):
                     os.path.join(args.guests, "bench.img"), image], check=True)
     commands = ["mkdir bench", "mkdir bench/src", "mkdir bench/work", "cd bench",
                 f"write {HERE}/macro_rows.sh run", "set_inode_field run mode 0100755", "cd src"]
-    for folder in SOURCES:
+    for folder, names in SOURCES.items():
         path = os.path.join(HERE, "..", folder)
         commands += [f"write {path}/{name} {name}" for name in sorted(os.listdir(path))
-                     if re.search(r"\.(c|h|def)$", name)]
+                     if re.search(names, name)]
     commands.append(f"write {args.build}/aml/aml.h aml.h")  # generated
     put(image, commands)
     return image
@@ -66,7 +68,7 @@ def commands(args, image, work):
     """Engine -> command line, or a function that gives one."""
     kernel = ["-kernel", os.path.join(args.guests, "bench-vmlinuz"),
               "-initrd", os.path.join(args.guests, "bench-initrd")]
-    append = "root=/dev/vda rw console=ttyS0 panic=-1 quiet init=/bench/run"
+    append = f"root=/dev/vda rw console=ttyS0 panic=-1 quiet init=/bench/run rows={args.rows}"
     machine = ["-m", args.memory, "-append", append, "-nodefaults", "-nographic", "-serial",
                "stdio", "-no-reboot", "-snapshot", "-drive", f"file={image},format=raw,if=virtio"]
     cow = os.path.join(work, "cow")
@@ -74,10 +76,10 @@ def commands(args, image, work):
              "tcg": [args.qemu, "-accel", "tcg", "-cpu", "max"] + kernel + machine,
              "uml": [os.path.join(args.guests, "linux.uml"), f"mem={args.memory}",
                      f"ubd0={cow},{image}", "root=/dev/ubda", "rw", "con=null", "con0=fd:0,fd:1",
-                     "console=tty0", "panic=-1", "quiet", "init=/bench/run"]}
+                     "console=tty0", "panic=-1", "quiet", "init=/bench/run", f"rows={args.rows}"]}
     chosen = args.engines.split(",")
     if "host" in chosen and os.getuid() == 0:
-        found["host"] = ["unshare", "-m", "sh", "-c", 'mount --bind /dev "$0/dev" && '
+        found["host"] = ["env", f"rows={args.rows}", "unshare", "-m", "sh", "-c", 'mount --bind /dev "$0/dev" && '
                          'mount -t tmpfs tmpfs "$0/bench/work" && exec chroot "$0" /bench/run host',
                          tree(image, work)]
     return {name: found[name] for name in chosen if name in found}
@@ -94,7 +96,7 @@ def run(command, args, work):
         con.expect(rb"READY", args.timeout, TROUBLE)
         rows["start to the first row"] = time.monotonic() - started
         while True:
-            begin = con.expect(rb"BEGIN ([^\r\n]+)|(ROWS END)", args.timeout, TROUBLE)
+            begin = con.expect(rb"BEGIN ([^\r\n]+)\r?\n|(ROWS END)", args.timeout, TROUBLE)
             if begin[2]:
                 return rows
             started = time.monotonic()
@@ -115,15 +117,16 @@ def measure(args, work):
 
 def table(results):
     names = list(results)
-    both = {"bt", "tcg"} <= set(names)
+    shares = [(a, b) for a, b in (("bt", "tcg"), ("host", "bt")) if {a, b} <= set(names)]
     print(f"{'seconds':40}" + "".join(f"{name:>10}" for name in names) +
-          ("    bt/tcg" if both else ""))
+          "".join(f"{a + '/' + b:>10}" for a, b in shares))
     for row in results[names[0]][0]:
         times = {name: statistics.median(run[row] for run in results[name])
                  for name in names if row in results[name][0]}
-        ratio = f"{times['bt'] / times['tcg']:10.2f}" if both else ""
         print(f"{row:40}" + "".join(f"{times[name]:10.2f}" if name in times else f"{'':10}"
-                                    for name in names) + ratio)
+                                    for name in names) +
+              "".join(f"{times[a] / times[b]:10.2f}" for a, b in shares
+                      if a in times and b in times))
 
 
 def main():
@@ -135,6 +138,8 @@ def main():
     parser.add_argument("--qemu", default="qemu-system-x86_64")
     parser.add_argument("--memory", default="1024M", help="of the guests (default: %(default)s)")
     parser.add_argument("--engines", default="bt,tcg,uml,host", help="default: %(default)s")
+    parser.add_argument("--rows", default="", metavar="NAMES",
+                        help="beginnings of their names, separated by commas (default: all)")
     parser.add_argument("--runs", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--json", metavar="FILE", help="write all runs there")
     parser.add_argument("--timeout", type=int, default=600, metavar="SECONDS",

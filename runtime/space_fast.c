@@ -49,6 +49,7 @@
 #define JMP_MEM_LEN   6 /* ff 25 rel32 */
 #define MOV_LEN       5 /* b8 imm32 */
 #define LSL_LEN       3 /* 0f 03 modrm */
+#define ARITHMETIC    0x8d5ull
 
 /* Not in our headers' version of fcntl.h everywhere. */
 #ifndef F_SEAL_FUTURE_WRITE
@@ -235,19 +236,20 @@ static bool next_valid(u64 next)
 void space_fast_decode(struct space *sp, struct space_regs *r, struct space_exit *ex)
 {
 	const struct space_state *st = space_state(sp);
-	struct space_fast_regs f;
+	const u64 gpr[16] = {st->rax, st->rcx, st->rdx, st->rbx, st->rsp, st->rbp,
+			     st->rsi, st->rdi, st->r8,  st->r9,  st->r10, 0,
+			     st->r12, st->r13, st->r14, st->r15};
 
-	memcpy(&f, &st->fast_regs, sizeof(f));
-	const u64 gpr[16] = {f.rax, f.rcx, f.rdx, f.rbx, st->fast_rsp, f.rbp, f.rsi, f.rdi,
-			     f.r8,  f.r9,  f.r10, 0,     f.r12,        f.r13, f.r14, f.r15};
 	memcpy(r->gpr, gpr, sizeof(gpr));
-	r->rflags = (f.flags & SPACE_USER_FLAGS) | SPACE_FLAGS_FIXED;
+	r->rflags = (st->flags & SPACE_USER_FLAGS) | SPACE_FLAGS_FIXED;
 	r->gpr[11] = r->rflags;
 	r->cs = SPACE_CS64;
-	r->rip = f.rcx;
+	r->rip = r->gpr[1];
+	memcpy(sp->told, r->gpr, sizeof(sp->told));
+	sp->knows = !(r->rflags & ~(ARITHMETIC | SPACE_FLAGS_FIXED));
 	ex->kind = SPACE_SYSCALL;
 	ex->fast = true;
-	if (next_valid(f.rcx))
+	if (next_valid(r->rip))
 		return;
 	/* Guest code came here by itself. */
 	r->rip = sp->base + (u64)(space_stub_fast - space_stub);
@@ -324,6 +326,18 @@ bool space_fast_trap(const struct space *sp, struct space_regs *r, struct space_
 	return true;
 }
 
+/* Nothing but what a system call changes is different from what G has in its STATE. */
+bool space_fast_same(const struct space *sp, const struct space_regs *r)
+{
+	const u64 *g = r->gpr, *t = sp->told;
+	u64 differ = 0;
+
+	for (unsigned i = 2; i < 16; i++)
+		differ |= i == 11 ? 0 : g[i] ^ t[i];
+	return sp->knows && !differ &&
+	       !(r->rflags & SPACE_USER_FLAGS & ~(ARITHMETIC | SPACE_FLAGS_FIXED));
+}
+
 bool space_fast_undo(const struct space *sp, struct space_regs *r)
 {
 	u64 off = r->rip - sp->base;
@@ -334,7 +348,9 @@ bool space_fast_undo(const struct space *sp, struct space_regs *r)
 	    off >= (u64)(space_stub_fast_saved - space_stub) || !next_valid(r->gpr[1]))
 		return false;
 	if (off >= (u64)(space_stub_fast_switched - space_stub))
-		r->gpr[4] = space_state(sp)->fast_rsp;
+		r->gpr[4] = space_state(sp)->rsp;
+	if (off >= (u64)(space_stub_fast_flagged - space_stub))
+		r->rflags = (space_state(sp)->scratch & SPACE_USER_FLAGS) | SPACE_FLAGS_FIXED;
 	r->rip = r->gpr[1] - SPACE_SYSCALL_LEN;
 	return true;
 }

@@ -55,6 +55,8 @@ struct space {
 	bool parked;  /* so it does, for certain */
 	bool stopped; /* by SIGSTOP */
 	bool used;    /* has been handed out */
+	u8 past;      /* was it parked before the last two runs? */
+	u8 parks[4];  /* by that: 2 and more, it will be before the next */
 	int cpu;      /* its mapper runs there only; -1: anywhere */
 	bool apart;   /* G does not; else it does, too */
 
@@ -80,6 +82,12 @@ struct space {
 	bool tls_refused;             /* the host has no such thing */
 	u64 *ldt;                     /* of LDT_ENTRIES, as guest code sees them; NULL: none */
 	bool ldt_refused;
+	bool knows; /* G still has in its STATE what it reported with a fast system call: */
+	u64 told[16];
+	struct space_entry {
+		u64 rax, rcx, r11, rip;
+		u32 order, flags;
+	} entry;       /* what goes with the next run */
 	bool segments; /* G has in its segment registers what it had when it left: */
 	struct {
 		u64 fs_base, gs_base;
@@ -98,6 +106,7 @@ struct space_placement {
 	bool near;         /* all tasks on one processor */
 	bool calm;         /* nobody else wants it: to yield is to let the right one run */
 	bool easy;         /* this run counts as short if it is */
+	bool timed;        /* G notes how long it takes */
 	int cpu;           /* the monitor runs there only; -1: anywhere */
 	u64 fixed_at, started, ended;
 	const struct space *last;
@@ -168,6 +177,7 @@ void space_place_init(struct space_pool *pool);
 void space_place_free(struct space_pool *pool);
 /* Before and after each run. quiet: nothing but a run was asked of the space since the last one. */
 void space_place_run(struct space *sp, bool quiet);
+bool space_place_timed(const struct space *sp);
 void space_place_exit(struct space *sp);
 void space_place_forget(const struct space *sp);
 /* How to wait for another: whether it is on the same processor, so that spinning is no use; whether
@@ -259,6 +269,8 @@ bool space_fast_undo(const struct space *sp, struct space_regs *regs);
 /* A single-step trap came with the first instruction of a patched site: what it stands for has been
  * executed. False: RIP is not behind that. */
 bool space_fast_trap(const struct space *sp, struct space_regs *regs, struct space_exit *ex);
+/* Can G take registers from its report of the last system call? */
+bool space_fast_same(const struct space *sp, const struct space_regs *regs);
 /* Where to enter guest code that is to go on at rip. */
 u64 space_fast_resume(struct space *sp, u64 rip);
 

@@ -41,6 +41,8 @@
 #define ROAM_TICKS  300000000u /* some 0.1 s */
 #define SLICE_NS    100000u    /* the shortest there is */
 #define JUDGE_TICKS 30000000u  /* some 10 ms */
+#define JUDGE_RUNS  128u       /* or one that was delayed for long counts for too much */
+#define TIMED       32u        /* of short runs far apart one in so many: the clock costs more */
 #define YIELD_TICKS 45000u     /* more lost in a hand-over, some 15 us, and we do not yield */
 #define PAUSE_MIN   60000000u  /* some 20 ms */
 #define PAUSE_MAX   3000000000u
@@ -149,8 +151,7 @@ static void judge(struct space_placement *p)
 /* Every WINDOW runs. */
 static void choose(struct space_placement *p)
 {
-	p->counted += p->runs;
-	if (p->ended - p->since > JUDGE_TICKS)
+	if (p->ended - p->since > JUDGE_TICKS && p->counted >= JUDGE_RUNS)
 		judge(p);
 	if (p->shorts < GO_NEAR)
 		p->near = true;
@@ -181,9 +182,11 @@ void space_place_run(struct space *sp, bool quiet)
 	struct space_placement *p = &pool->place;
 
 	p->started = space_ticks();
+	p->timed = true;
 	if (!has_choice(pool))
 		return;
 	p->easy = quiet && p->last == sp && p->started - p->ended < SHORT_TICKS;
+	p->timed = p->near || !p->easy || sp->left || p->runs % TIMED == 0;
 	p->last = sp;
 	place_monitor(pool, p->started);
 	/* While the monitor roams the others stay where they are. */
@@ -202,15 +205,23 @@ void space_place_exit(struct space *sp)
 {
 	const struct space_state *st = space_state(sp);
 	struct space_placement *p = &sp->pool->place;
-	u32 guest = atomic_load(&st->left) - atomic_load(&st->entered), all;
+	u32 guest, all;
 
 	p->ended = space_ticks();
-	all = (u32)MIN(p->ended - p->started, ~0u);
-	if (all > guest)
-		p->delays += all - guest;
+	guest = all = (u32)MIN(p->ended - p->started, ~0u);
+	if (p->timed) {
+		guest = atomic_load(&st->left) - atomic_load(&st->entered);
+		p->delays += all > guest ? all - guest : 0;
+		p->counted++;
+	}
 	p->shorts += p->easy && guest < SHORT_TICKS;
 	if (++p->runs == WINDOW)
 		choose(p);
+}
+
+bool space_place_timed(const struct space *sp)
+{
+	return sp->pool->place.timed;
 }
 
 void space_place_forget(const struct space *sp)

@@ -79,10 +79,16 @@ static void space_free(struct space *sp)
 static void forget_owner(struct space *sp)
 {
 	struct space_state *st = space_state(sp);
+	struct space_ctl *c = space_ctl(sp);
 
 	memset(sp->slot + SPACE_STACK, 0, SPACE_STACK_SIZE);
-	memset(&st->fast_regs, 0, sizeof(st->fast_regs));
-	st->fast_rsp = 0;
+	memset(&st->rax, 0,
+	       offsetof(struct space_state, g_sleeps) - offsetof(struct space_state, rax));
+	memset(&st->rbx, 0, offsetof(struct space_state, pad8) - offsetof(struct space_state, rbx));
+	st->flags = st->scratch = 0;
+	memset(&c->rax, 0, offsetof(struct space_ctl, pad0) - offsetof(struct space_ctl, rax));
+	memset(sp->told, 0, sizeof(sp->told));
+	sp->knows = false;
 	memset(sp->tls, 0, sizeof(sp->tls));
 	space_fast_clear(sp);
 	space_xsave_reset(sp);

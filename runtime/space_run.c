@@ -25,7 +25,10 @@
 #define GIVE_UP_MS     10000
 #define SELECTOR_DATA  0x2b /* Linux's flat user data segment */
 #define SPIN_FLOOR_DIV 16
+#define LOOKS          16 /* between two at the clock */
+#define FLAGS_SAHF     0xd5u
 #define FLAG_TF        BIT(8)
+#define FLAG_OF        BIT(11)
 #define FLAG_NT        BIT(14)
 #define SAVE_TRIES     100
 #define PARK_TICKS     300000u /* some 0.1 ms, for G to get to its sleep */
@@ -54,14 +57,11 @@ static u32 write_segments(struct space *sp, const struct space_regs *r)
 	return ORDER_SEGMENTS | tls;
 }
 
-/* What the stub loads before guest code begins. */
-static void write_entry(struct space *sp, const struct space_regs *r)
+/* Registers for the stub to load before guest code begins, all of them. */
+static void write_image(struct space *sp, const struct space_regs *r, u64 rip)
 {
 	struct space_image *i = (struct space_image *)(sp->slot + SPACE_IMAGE);
-	struct space_ctl *c = space_ctl(sp);
 	const u64 *g = r->gpr;
-	u32 order;
-	bool plain = r->cs == SPACE_CS64 && !(r->rflags & (FLAG_TF | FLAG_NT));
 
 	*i = (struct space_image){.clean_flags = SPACE_FLAGS_FIXED,
 				  .rax = g[0],
@@ -80,11 +80,30 @@ static void write_entry(struct space *sp, const struct space_regs *r)
 				  .r13 = g[13],
 				  .r14 = g[14],
 				  .r15 = g[15],
-				  .rip = plain ? space_fast_resume(sp, r->rip) : r->rip,
+				  .rip = rip,
 				  .cs = r->cs,
 				  .rflags = (r->rflags & SPACE_USER_FLAGS) | SPACE_FLAGS_FIXED,
 				  .ss = SELECTOR_DATA};
-	order = write_segments(sp, r);
+}
+
+/* The same in short: what a system call changes. */
+static void write_same(struct space_entry *e, const struct space_regs *r, u64 rip)
+{
+	e->rax = r->gpr[0];
+	e->rcx = r->gpr[1];
+	e->r11 = r->gpr[11];
+	e->rip = rip;
+	e->flags = (u32)(r->rflags & FLAGS_SAHF) << 8 | (r->rflags & FLAG_OF ? 1 : 0);
+}
+
+/* What the run is to begin with. */
+static void write_entry(struct space *sp, const struct space_regs *r)
+{
+	struct space_ctl *c = space_ctl(sp);
+	bool plain = r->cs == SPACE_CS64 && !(r->rflags & (FLAG_TF | FLAG_NT));
+	u64 rip = plain ? space_fast_resume(sp, r->rip) : r->rip;
+	u32 order = write_segments(sp, r);
+
 	if (!plain || sp->serialize)
 		order |= ORDER_IRET;
 	if (!sp->live) {
@@ -93,8 +112,17 @@ static void write_entry(struct space *sp, const struct space_regs *r)
 		c->xsave = sp->base + sp->xsave_off;
 		space_xsave_clean(sp);
 	}
-	if (c->order != order)
-		c->order = order;
+	if (space_place_timed(sp))
+		order |= ORDER_TIME;
+	if (!(order & ORDER_IRET) && space_fast_same(sp, r)) {
+		order |= ORDER_SAME;
+		SPACE_COUNT(sp, space_same);
+		write_same(&sp->entry, r, rip);
+	} else {
+		write_image(sp, r, rip);
+	}
+	sp->knows = false;
+	sp->entry.order = order;
 }
 
 static bool regs_valid(const struct space *sp, const struct space_regs *r)
@@ -125,16 +153,37 @@ static u32 adapt(const struct space *sp, u32 spin, u64 took)
 	return took > 2 * max ? MAX(spin / 2, max / SPIN_FLOOR_DIV) : max;
 }
 
+/*
+ * Will G be parked when it comes back? Then it is to go to sleep at once, and not when it is told
+ * to, for which it must first be seen awake: two switches less. As with branches: two bits of the
+ * past choose a counter. A program that takes rights from a page and gives them back is parked
+ * every second time.
+ */
+static void learn_parks(struct space *sp)
+{
+	bool parked = sp->parked || sp->stopped;
+	u8 *n = &sp->parks[sp->past];
+
+	*n = (u8)(parked ? MIN(*n + 1, 3) : MAX(*n - 1, 0));
+	sp->past = (u8)((sp->past << 1 | parked) % ARRAY_LEN(sp->parks));
+}
+
+static bool expects_park(const struct space *sp)
+{
+	return sp->parks[sp->past] > 1;
+}
+
 /* How the tasks of the space are to wait for what comes. */
 static void say_how_to_wait(struct space *sp)
 {
 	struct space_ctl *c = space_ctl(sp);
 	bool near = space_place_near(sp), calm = space_place_calm(sp);
 
-	if (!near)
-		sp->guest_spin = adapt(sp, sp->guest_spin, space_ticks() - sp->pool->place.ended);
 	space_set_word(&c->yield, near);
-	space_set_word(&c->spin, near ? calm ? SPACE_YIELD_TICKS : 0 : sp->guest_spin);
+	if (expects_park(sp))
+		space_set_word(&c->spin, 0);
+	else
+		space_set_word(&c->spin, near ? calm ? SPACE_YIELD_TICKS : 0 : sp->guest_spin);
 }
 
 /* Let G see that go has changed. */
@@ -152,25 +201,51 @@ static void wake_guest(struct space *sp)
 	sp->moved = sp->parked = sp->stopped = false;
 }
 
+/* G may have gone to sleep when we had not yet been seen to call it, nor it to sleep. */
+static void wake_late(struct space *sp)
+{
+	if (!space_place_near(sp) && atomic_load(&space_state(sp)->g_sleeps))
+		space_futex_wake(&space_ctl(sp)->go);
+}
+
+/* A line that is being looked at when it is written is there without being asked for. */
+static bool look_for_exit(const struct space *sp, unsigned times)
+{
+	const struct space_state *st = space_state(sp);
+
+	for (unsigned i = 0; i < times; i++) {
+		if (atomic_load_explicit(&st->exited, memory_order_acquire) == sp->run)
+			return true;
+		__builtin_prefetch(&st->rbx);
+		__builtin_ia32_pause();
+	}
+	return false;
+}
+
 /* Spin for the exit of the run, or let G have the processor; true if it came. */
 static bool spin_for_exit(struct space *sp, const _Atomic u32 *stop)
 {
 	struct space_state *st = space_state(sp);
-	u64 start = space_ticks();
-	bool near = space_place_near(sp);
+	bool near = space_place_near(sp), yield;
+	u64 start = 0, now;
 
-	do {
-		if (atomic_load_explicit(&st->exited, memory_order_acquire) == sp->run) {
+	for (;;) {
+		yield = near || (sp->left && atomic_load(&st->ack) != sp->tail);
+		if (look_for_exit(sp, yield ? 1 : LOOKS)) {
 			SPACE_COUNT(sp, space_spins_won);
 			return true;
 		}
 		if (atomic_load_explicit(stop, memory_order_relaxed))
 			break;
-		if (near || (sp->left && atomic_load(&st->ack) != sp->tail))
+		now = space_ticks();
+		if (!start)
+			wake_late(sp);
+		start = start ? start : now;
+		if (now - start >= (near ? SPACE_YIELD_TICKS : sp->spin))
+			break;
+		if (yield)
 			sched_yield(); /* for G, or for the mapper */
-		else
-			__builtin_ia32_pause();
-	} while (space_ticks() - start < (near ? SPACE_YIELD_TICKS : sp->spin));
+	}
 	SPACE_COUNT(sp, space_spins_lost);
 	return false;
 }
@@ -214,6 +289,8 @@ static bool sleep_for_exit(struct space *sp, const _Atomic u32 *stop)
 	bool alive = true;
 	u32 seen;
 
+	atomic_store(&st->k_sleeps, 1);
+	wake_late(sp);
 	for (;;) {
 		atomic_store(&st->k_sleeps, 1);
 		seen = atomic_load(&st->exited);
@@ -241,14 +318,52 @@ static bool sleep_for_exit(struct space *sp, const _Atomic u32 *stop)
 	return alive;
 }
 
+/* The hand-over. All of its line in one go: G is looking at it. */
+static void give(struct space *sp)
+{
+	struct space_ctl *c = space_ctl(sp);
+	const struct space_entry *e = &sp->entry;
+
+	if (!++sp->run) /* 0 says that G died */
+		sp->run++;
+	c->order = e->order;
+	if (e->order & ORDER_SAME) {
+		c->rax = e->rax;
+		c->rcx = e->rcx;
+		c->r11 = e->r11;
+		c->rip = e->rip;
+		c->flags = e->flags;
+	}
+	/* A locked instruction would let G take the line in between, and get it back; wake_late
+	 * makes up for it. */
+	if (space_place_near(sp))
+		atomic_store(&c->go, sp->run);
+	else
+		atomic_store_explicit(&c->go, sp->run, memory_order_release);
+}
+
+/* Wait for the end of a run. False: the space is dead. */
+static bool wait_for_exit(struct space *sp, const _Atomic u32 *stop)
+{
+	bool near = space_place_near(sp), come;
+	u64 start;
+
+	if ((!near || space_place_calm(sp)) && spin_for_exit(sp, stop)) {
+		sp->spin = sp->pool->spin_max;
+		return true;
+	}
+	start = space_ticks();
+	come = sleep_for_exit(sp, stop);
+	if (!near)
+		sp->spin = adapt(sp, sp->spin, sp->spin + space_ticks() - start);
+	return come;
+}
+
 /* Start the run and wait for its end. leave: the mapper is to do what is queued first. False: the
  * space is dead. *entered: it was not stopped before it began. */
 static bool do_run(struct space *sp, bool leave, const _Atomic u32 *stop, bool *entered)
 {
-	struct space_ctl *c = space_ctl(sp);
-	u64 start;
-
-	space_set_word(&c->kick, 0);
+	space_set_word(&space_ctl(sp)->kick, 0);
 	/* From here on space_kick acts; before, *stop is seen. An order is no run of guest code: it
 	 * would never get done if each try were kicked before G is awake. */
 	atomic_store(&sp->running, stop != &never);
@@ -258,19 +373,13 @@ static bool do_run(struct space *sp, bool leave, const _Atomic u32 *stop, bool *
 		return true;
 	}
 	say_how_to_wait(sp);
-	start = space_ticks();
-	if (!++sp->run) /* 0 says that G died */
-		sp->run++;
-	atomic_store(&c->go, sp->run);
+	give(sp);
 	if (!leave)
 		wake_guest(sp);
 	else if (!space_leave_queue(sp))
 		return false;
-	*entered = ((!space_place_near(sp) || space_place_calm(sp)) && spin_for_exit(sp, stop)) ||
-		   sleep_for_exit(sp, stop);
-	if (!space_place_near(sp))
-		sp->spin = adapt(sp, sp->spin, space_ticks() - start);
-	atomic_store(&sp->running, false);
+	*entered = wait_for_exit(sp, stop);
+	atomic_store_explicit(&sp->running, false, memory_order_release);
 	return *entered;
 }
 
@@ -280,7 +389,7 @@ bool space_save_vec(struct space *sp)
 	bool entered;
 
 	for (unsigned i = 0; i < SAVE_TRIES && !sp->dead; i++) {
-		space_ctl(sp)->order = ORDER_SAVE;
+		sp->entry.order = ORDER_SAVE;
 		if (!do_run(sp, false, &never, &entered)) {
 			space_kill(sp);
 			break;
@@ -338,9 +447,13 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 		space_kill(sp);
 		return -EIO;
 	}
-	write_entry(sp, regs);
-	SPACE_COUNT(sp, space_runs);
 	space_place_run(sp, quiet);
+	if (!space_place_near(sp))
+		sp->guest_spin =
+		    adapt(sp, sp->guest_spin, sp->pool->place.started - sp->pool->place.ended);
+	write_entry(sp, regs);
+	learn_parks(sp);
+	SPACE_COUNT(sp, space_runs);
 	if (!do_run(sp, leave, stop, &entered) || (entered && !space_exit_decode(sp, regs, ex))) {
 		space_kill(sp);
 		ex->kind = SPACE_DEAD;

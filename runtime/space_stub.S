@@ -21,6 +21,7 @@
 #define FUTEX_WAKE 1
 #define NR_SET_THREAD_AREA 243		/* of 32-bit code: 64-bit code has no such call */
 #define CS64 0x33
+#define LOOKS 16			/* at a word, between two at the clock */
 
 	.macro	pop_most
 	popq	%r15
@@ -40,12 +41,37 @@
 	popq	%rax
 	.endm
 
+/* Memory that the other side has read costs much more to write than to look at. */
+	.macro	note op, reg, at
+	cmp\op	\reg, (space_stub + \at)(%rip)
+	je	noted\@
+	mov\op	\reg, (space_stub + \at)(%rip)
+noted\@:
+	.endm
+
+/* Segment registers and bases. Changes scratch and the flags. */
+	.macro	note_segments scratch, scratchd, scratchw
+	rdfsbase \scratch
+	note	q, \scratch, ST_FSBASE
+	rdgsbase \scratch
+	note	q, \scratch, ST_GSBASE
+	movl	%ds, \scratchd
+	note	w, \scratchw, ST_DS
+	movl	%es, \scratchd
+	note	w, \scratchw, ST_ES
+	movl	%fs, \scratchd
+	note	w, \scratchw, ST_FS
+	movl	%gs, \scratchd
+	note	w, \scratchw, ST_GS
+	.endm
+
 	.section .rodata
 	.balign	64
 	.globl	space_stub, space_stub_end, space_stub_script, space_stub_mapper
 	.globl	space_stub_first, space_stub_handler, space_stub_restorer, space_stub_tls
 	.globl	space_stub_yielded, space_stub_yielded_again
-	.globl	space_stub_fast, space_stub_fast_switched, space_stub_fast_saved
+	.globl	space_stub_fast, space_stub_fast_switched, space_stub_fast_flagged
+	.globl	space_stub_fast_saved
 space_stub:
 
 /*
@@ -193,21 +219,19 @@ guest_frame:
 handler_saved:
 	leaq	space_stub(%rip), %rbx
 	leaq	SPACE_IMAGE(%rbx), %rsp
-	rdfsbase %rax
-	movq	%rax, ST_FSBASE(%rbx)
-	rdgsbase %rax
-	movq	%rax, ST_GSBASE(%rbx)
-	movw	%ds, ST_DS(%rbx)
-	movw	%es, ST_ES(%rbx)
-	movw	%fs, ST_FS(%rbx)
-	movw	%gs, ST_GS(%rbx)
+	note_segments %rax, %eax, %ax
+report:
+	testl	$ORDER_TIME, CTL_ORDER(%rbx)
+	jz	1f
 	rdtsc
 	movl	%eax, ST_LEFT(%rbx)
-	movl	CTL_GO(%rbx), %eax
-	xchgl	%eax, ST_EXITED(%rbx)
+1:	movl	CTL_GO(%rbx), %eax
+	movl	%eax, ST_EXITED(%rbx)
 wait:
 	leaq	space_stub(%rip), %rbx
 	leaq	SPACE_IMAGE(%rbx), %rsp
+	lock
+	orl	$0, ST_SCRATCH(%rbx)	/* between the report and the look at who sleeps */
 	movl	ST_EXITED(%rbx), %r12d
 	cmpl	$0, ST_K_SLEEPS(%rbx)
 	je	1f
@@ -218,17 +242,22 @@ wait:
 	syscall
 1:	rdtsc
 	movl	%eax, %r13d
-2:	cmpl	%r12d, CTL_GO(%rbx)
+2:	movl	$LOOKS, %ecx
+	cmpl	$0, CTL_YIELD(%rbx)
+	je	6f
+	movl	$1, %ecx
+6:	cmpl	%r12d, CTL_GO(%rbx)
 	jne	called
+	pause
+	decl	%ecx
+	jnz	6b
 	rdtsc
 	subl	%r13d, %eax
 	cmpl	CTL_SPIN(%rbx), %eax
 	jae	4f
 	cmpl	$0, CTL_YIELD(%rbx)
-	jne	3f
-	pause
-	jmp	2b
-3:	movl	$__NR_sched_yield, %eax
+	je	2b
+	movl	$__NR_sched_yield, %eax
 	syscall
 space_stub_yielded:
 	jmp	2b
@@ -298,8 +327,12 @@ segments:
 	movq	CTL_GSBASE(%rbx), %rax
 	wrgsbase %rax
 leave:
+	testl	$ORDER_TIME, %esi
+	jz	1f
 	rdtsc
 	movl	%eax, ST_ENTERED(%rbx)
+1:	testl	$ORDER_SAME, %esi
+	jnz	same
 	leaq	SPACE_IMAGE(%rbx), %rsp
 	testl	$ORDER_IRET, %esi
 	jnz	1f
@@ -312,6 +345,29 @@ leave:
 1:	popfq				/* IRETQ with NT set would fault */
 	pop_most
 	iretq
+
+/* Most of it has not gone out of this processor's cache. No POPFQ, which is slow. */
+same:
+	movq	ST_RDX(%rbx), %rdx
+	movq	ST_RSI(%rbx), %rsi
+	movq	ST_RDI(%rbx), %rdi
+	movq	ST_RBP(%rbx), %rbp
+	movq	ST_R8(%rbx), %r8
+	movq	ST_R9(%rbx), %r9
+	movq	ST_R10(%rbx), %r10
+	movq	ST_R12(%rbx), %r12
+	movq	ST_R13(%rbx), %r13
+	movq	ST_R14(%rbx), %r14
+	movq	ST_R15(%rbx), %r15
+	movq	CTL_RCX(%rbx), %rcx
+	movq	CTL_R11(%rbx), %r11
+	movl	CTL_FLAGS(%rbx), %eax
+	addb	$0x7f, %al		/* OF */
+	sahf
+	movq	CTL_RAX(%rbx), %rax
+	movq	ST_RSP(%rbx), %rsp
+	movq	ST_RBX(%rbx), %rbx
+	jmp	*(space_stub + CTL_RIP)(%rip)
 
 /* EBP has a bit for each descriptor that is to be set. */
 tls:
@@ -352,7 +408,7 @@ nested:
 	cmpq	$(space_stub_fast_saved - space_stub), %rax
 	jae	fast_again
 	cmpq	$(space_stub_fast - space_stub), %rax
-	jae	guest_frame		/* RIP aside, all is still as guest code had it */
+	jae	guest_frame		/* space_fast_undo knows what is not as guest code had it */
 	cmpq	$(nested - space_stub), %rax
 	jae	again
 	cmpq	$(handler_saved - space_stub), %rax
@@ -388,33 +444,40 @@ fast_again:
 /*
  * The trampoline of a patched system call comes here: RCX is the return address, RAX the number,
  * R11 is free, all else is guest code's, the flags and what lies below RSP too. Up to fast_saved
- * no register changes but RSP, so that whoever finds guest code interrupted here can undo it.
+ * nothing changes but RSP and the flags, so that whoever finds guest code interrupted here can undo
+ * it.
+ *
+ * The first store asks for the line that the monitor is looking at; the others to it are ready when
+ * it comes.
  */
 space_stub_fast:
-	movq	%rsp, (space_stub + ST_F_RSP)(%rip)
-	leaq	(space_stub + ST_F_TOP)(%rip), %rsp
+	movq	%rsp, (space_stub + ST_RSP)(%rip)
+	leaq	(space_stub + ST_SCRATCH + 8)(%rip), %rsp
 space_stub_fast_switched:
 	pushfq
-	pushq	%rax
-	pushq	%rcx
-	pushq	%rdx
-	pushq	%rbx
-	pushq	%rbp
-	pushq	%rsi
-	pushq	%rdi
-	pushq	%r8
-	pushq	%r9
-	pushq	%r10
-	pushq	%r11
-	pushq	%r12
-	pushq	%r13
-	pushq	%r14
-	pushq	%r15
+space_stub_fast_flagged:
+	popq	%r11
+	note	q, %r11, ST_FLAGS
+	note	q, %rbx, ST_RBX
+	note	q, %rbp, ST_RBP
+	note	q, %r8, ST_R8
+	note	q, %r9, ST_R9
+	note	q, %r12, ST_R12
+	note	q, %r13, ST_R13
+	note	q, %r14, ST_R14
+	note	q, %r15, ST_R15
+	note_segments %r11, %r11d, %r11w
+	movq	%rax, (space_stub + ST_RAX)(%rip)
+	movq	%rcx, (space_stub + ST_RCX)(%rip)
+	movq	%rdx, (space_stub + ST_RDX)(%rip)
+	movq	%rsi, (space_stub + ST_RSI)(%rip)
+	movq	%rdi, (space_stub + ST_RDI)(%rip)
+	movq	%r10, (space_stub + ST_R10)(%rip)
 space_stub_fast_saved:
 	leaq	space_stub(%rip), %rbx
 	movl	$1, ST_LIVE(%rbx)
 	movl	$KIND_FAST, ST_KIND(%rbx)
-	jmp	handler_saved
+	jmp	report
 
 /* Signals are given a restorer because the kernel wants one. */
 space_stub_restorer:

@@ -58,6 +58,14 @@
 #define HOST_CS32    0x23
 #define HOST_DATA    0x2b
 
+/* System calls of Linux that map something without saying how much: 64-bit, 32-bit, and the way old
+ * C libraries take. */
+#define LINUX_SHMAT     30
+#define LINUX_SHMAT_32  397
+#define LINUX_IPC_32    117
+#define LINUX_IPC_SHMAT 21
+#define SHMAT_MAX       (256 * MIB)
+
 struct user_space {
 	u64 cr3;
 	u64 used; /* the clock when it last ran */
@@ -424,18 +432,43 @@ static unsigned pages_met(u64 va, u64 len)
 		   : space_places_met(va, len);
 }
 
+/* Where Linux's shmat maps something; 0: nowhere, or it is not that. */
+static u64 attached_at(const struct cpu *c)
+{
+	const u64 *r = c->gpr;
+
+	if (c->mode == INSN_MODE_64)
+		return r[GPR_RAX] == LINUX_SHMAT ? r[GPR_RSI] : 0;
+	if ((u32)r[GPR_RAX] == LINUX_IPC_32 && (u16)r[GPR_RBX] == LINUX_IPC_SHMAT)
+		return (u32)r[GPR_RDI];
+	return (u32)r[GPR_RAX] == LINUX_SHMAT_32 ? (u32)r[GPR_RCX] : 0;
+}
+
+/* The places of the stub that meet what a system call is about: see make_way. */
+static unsigned places_named(const struct cpu *c)
+{
+	const u64 *r = c->gpr;
+	u64 at = attached_at(c);
+
+	if (unlikely(at))
+		return pages_met(at, SHMAT_MAX);
+	if (c->mode != INSN_MODE_64)
+		return pages_met((u32)r[GPR_RBX], (u32)r[GPR_RCX]) |
+		       pages_met((u32)r[GPR_RDI], (u32)r[GPR_RDX]);
+	return pages_met(r[GPR_RDI], r[GPR_RSI]) | pages_met(r[GPR_R8], r[GPR_RDX]);
+}
+
 /*
  * The stub can be read. What the guest's kernel gives a program there is found when it is first
  * written or executed, but the kernel may put it into its tables no sooner than it is touched, and
  * until then there is no fault for reading it. So a system call that names a range of pages where
- * the stub is moves it: the first two arguments, an address and a length with whatever maps. If it
- * was something else no harm is done.
+ * the stub is moves it: the first two arguments, an address and a length with whatever maps; the
+ * fifth and the third, those of the new place with mremap; and Linux's shmat, which does not say
+ * how much it maps. If it was something else no harm is done.
  */
 static void make_way(struct user *u, struct user_space *s)
 {
-	const u64 *r = u->c->gpr;
-	unsigned met = u->c->mode == INSN_MODE_64 ? pages_met(r[GPR_RDI], r[GPR_RSI])
-						  : pages_met((u32)r[GPR_RBX], (u32)r[GPR_RCX]);
+	unsigned met = places_named(u->c);
 
 	if (likely(!(met & 1u << space_place(s->space))))
 		return;

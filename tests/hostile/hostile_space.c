@@ -6,8 +6,10 @@
  * These tests know the inside (space_layout.h), as an attacker would.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -167,7 +169,7 @@ Test(hostile_space, jumps_into_trampolines)
 				rig_code(&x, jump);
 				x.r.gpr[RAX] = x.sp->base + off;
 				x.r.gpr[RCX] = next[n];
-				x.r.gpr[RSP] = off % 2 ? RIG_STACK : x.sp->base + ST_F_TOP;
+				x.r.gpr[RSP] = off % 2 ? RIG_STACK : x.sp->base + ST_SCRATCH + 8;
 				run_somehow(&x, 300);
 			}
 		}
@@ -217,7 +219,7 @@ Test(hostile_space, scribbled_state)
  * Claims that it has left, with a frame at RDX and everything else that belongs to it, and counts
  * on at RSI.
  */
-CODE(liar, "1: mov %rdx, 0x5100(%rbx); movl $1, 0x5108(%rbx); movl $1, 0x5040(%rbx);"
+CODE(liar, "1: mov %rdx, 0x5100(%rbx); movl $1, 0x5004(%rbx); movl $1, 0x5040(%rbx);"
 	   "mov 0x1000(%rbx), %eax; mov %eax, 0x5000(%rbx); incq (%rsi); jmp 1b");
 
 static u64 counter(const struct rig *x)
@@ -389,6 +391,47 @@ Test(hostile_space, descriptors)
 	cr_assert_eq(space_set_ldt(x.sp, 0, ldt, 1), 0);
 	cr_expect(has_descriptor(&x, 7));
 	expect_unmapped(&x, FORBIDDEN);
+	rig_close(&x);
+}
+
+/* Orders that the monitor would not give, as if guest code had found a way to: the mapper's filter
+ * ends it before any of them takes place. */
+Test(hostile_space, orders_the_mapper_must_not_take)
+{
+	const u64 shared = MAP_SHARED | MAP_FIXED, rw = PROT_READ | PROT_WRITE,
+		  rx = PROT_READ | PROT_EXEC;
+	struct rig x;
+	u64 base;
+
+	if (!rig_open(&x))
+		return;
+	base = x.sp->base;
+	const struct space_record order[] = {
+	    {9, {base + SPACE_CTL, PAGE_SIZE, rw, shared, SPACE_RAM_FD, 0}, CHECK_OK, 0},
+	    {9, {base - PAGE_SIZE, 2 * PAGE_SIZE, rw, shared, SPACE_RAM_FD, 0}, CHECK_OK, 0},
+	    {9, {PAGE_SIZE, GIB, PROT_NONE, shared, SPACE_RAM_FD, 0}, CHECK_OK, 0},
+	    {9, {FORBIDDEN, PAGE_SIZE, rw, MAP_PRIVATE | MAP_FIXED, SPACE_RAM_FD, 0}, CHECK_OK, 0},
+	    {9, {FORBIDDEN, PAGE_SIZE, rw, shared | MAP_ANONYMOUS, ~0ull, 0}, CHECK_OK, 0},
+	    {9, {FORBIDDEN, PAGE_SIZE, PROT_READ, shared, SPACE_COPIES_FD, 0}, CHECK_OK, 0},
+	    {9, {FORBIDDEN, PAGE_SIZE, rx, shared, SPACE_POOL_FD, 0}, CHECK_OK, 0},
+	    {10, {base + SPACE_RING, SPACE_RING_SIZE, rw}, CHECK_OK, 0},
+	    {10, {base + SPACE_CODE, SPACE_CODE_SIZE, PROT_READ}, CHECK_OK, 0},
+	    {11, {base, SPACE_SIZE}, CHECK_OK, 0},
+	    {25, {RIG_DATA, PAGE_SIZE, PAGE_SIZE, 3, FORBIDDEN}, CHECK_OK, 0}, /* mremap */
+	    {39, {0}, CHECK_OK, 0},                                            /* getpid */
+	    {57, {0}, CHECK_OK, 0},                                            /* fork */
+	    {257, {0, base, 0}, CHECK_OK, 0},                                  /* openat */
+	};
+
+	for (unsigned i = 0; i < ARRAY_LEN(order); i++) {
+		rig_code(&x, probe);
+		cr_assert_eq(space_sync(x.sp), 0);
+		cr_assert_eq(x.sp->base, base);
+		cr_assert_eq(space_execute(x.sp, &order[i], 1), -EIO, "order %u", i);
+		cr_assert(x.sp->dead);
+		replace_space(&x);
+		expect_unmapped(&x, FORBIDDEN);
+	}
 	rig_close(&x);
 }
 

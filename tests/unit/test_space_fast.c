@@ -47,6 +47,8 @@ static void patch_syscall(struct rig *x, u64 at, u8 len)
 static void interrupted_at(struct rig *x, u64 rip)
 {
 	const u64 off = SPACE_STACK_TOP - SPACE_FRAME_MAX;
+	const u64 flagged = x->sp->base + (u64)(space_stub_fast_flagged - space_stub);
+	const u64 saved = x->sp->base + (u64)(space_stub_fast_saved - space_stub);
 	u64 *f = (u64 *)(x->sp->slot + off);
 	struct space_state *st = space_state(x->sp);
 
@@ -55,10 +57,12 @@ static void interrupted_at(struct rig *x, u64 rip)
 	f[UC_RIP / 8 - 1] = 0x7777; /* RSP */
 	f[UC_RIP / 8 - 2] = RIG_CODE + 7;
 	f[UC_RIP / 8 - 3] = 39;
-	f[UC_RIP / 8 + 1] = 0x246; /* flags */
+	/* On the way into the stub they are on its stack from some point on. */
+	f[UC_RIP / 8 + 1] = rip >= flagged && rip < saved ? 0xad7 : 0x246;
 	f[UC_FPSTATE / 8] = x->sp->base + off + 0x200;
 	f[UC_SIGNO / 8] = SPACE_KICK_SIGNAL;
-	st->fast_rsp = 0x5555;
+	st->rsp = 0x5555;
+	st->scratch = 0x246;
 	atomic_store(&st->frame, x->sp->base + off);
 	atomic_store(&st->kind, KIND_GUEST);
 	cr_assert(space_exit_decode(x->sp, &x->r, &x->ex));
@@ -121,6 +125,51 @@ Test(space_fast, a_patched_pair_does_what_it_did)
 	for (unsigned i = 2; i < 16; i++)
 		if (i != RSP && i != R11)
 			cr_expect_eq(x.r.gpr[i], 0x0123456789abcdefull * (i + 1) ^ 11, "%u", i);
+	rig_close(&x);
+}
+
+/* Registers that come back as they went are not sent; guest code cannot tell. */
+Test(space_fast, what_a_system_call_changes_arrives)
+{
+	static const struct {
+		u64 flags;
+		bool same;
+	} given[] = {{0x202, true},  {0xad7, true}, {0xa02, true},  {0x246, true},
+		     {0x602, false}, {0x212, true}, {0x283, false}, {0x44a02, false}};
+	unsigned same = 0;
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	rig_code(&x, plain);
+	patch(&x, 0, 39);
+	for (unsigned n = 0; n < ARRAY_LEN(given); n++) {
+		u64 want[16];
+
+		for (unsigned i = 0; i < 16; i++)
+			x.r.gpr[i] = 0x0123456789abcdefull * (i + 1) ^ n;
+		x.r.gpr[RSP] = RIG_STACK - 8 * n;
+		x.r.rip = RIG_CODE;
+		x.r.rflags = 0x202;
+		rig_syscall(&x, 39);
+		cr_expect(x.ex.fast);
+		x.r.gpr[RAX] = ~0ull - n;
+		x.r.gpr[RCX] = 0x1111 + n;
+		x.r.gpr[R11] = 0x2222 + n;
+		if (n == 6) /* one of the others */
+			x.r.gpr[RBP] ^= 1ull << 63;
+		x.r.rflags = given[n].flags;
+		memcpy(want, x.r.gpr, sizeof(want));
+		rig_run(&x, SPACE_FAULT);
+		cr_expect_eq(x.ex.vector, UD);
+		cr_expect_eq(x.r.rip, RIG_CODE + 7);
+		cr_expect_eq(x.r.rflags & ~0x10000ull, given[n].flags, "%#llx for %#llx",
+			     (unsigned long long)x.r.rflags, (unsigned long long)given[n].flags);
+		for (unsigned i = 0; i < 16; i++)
+			cr_expect_eq(x.r.gpr[i], want[i], "register %u in round %u", i, n);
+		same += given[n].same;
+		cr_expect_eq(x.stats.n[STAT_space_same], same, "round %u", n);
+	}
 	rig_close(&x);
 }
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -406,6 +407,94 @@ void memory_low(void)
 void memory_low_untouched(void)
 {
 	all_low(false);
+}
+
+/* Does the program have anything in [at, at + len)? Asked without naming it to the kernel. */
+static bool is_taken(const char *maps, unsigned long at, unsigned long len)
+{
+	unsigned long from, to;
+
+	for (; maps && *maps; maps = strchr(maps, '\n') ? strchr(maps, '\n') + 1 : NULL)
+		if (sscanf(maps, "%lx-%lx", &from, &to) == 2 && at < to && at + len > from)
+			return true;
+	return false;
+}
+
+#define LOW_CHUNK  (1ul << 20)
+#define LOW_STRIDE (9 * PAGE)
+
+static void mark(u8 *p)
+{
+	for (unsigned long i = 0; i < LOW_CHUNK; i += LOW_STRIDE)
+		p[i + 3] = (u8)(i / LOW_STRIDE + 1);
+}
+
+/* The same with what has been filled elsewhere and is brought there: by a function that says where
+ * it then is. */
+static void bring_low(u8 *(*bring)(unsigned long at), void (*remove)(u8 *p))
+{
+	static char maps[65536];
+	FILE *f = fopen("/proc/self/maps", "r");
+	unsigned long at, i, n = 0;
+
+	CHECK(f && fread(maps, 1, sizeof(maps) - 1, f) > 0);
+	for (at = LOW_CHUNK; at < 0x7ff00000; at += LOW_CHUNK) {
+		u8 *p;
+
+		if (is_taken(maps, at, LOW_CHUNK))
+			continue;
+		p = bring(at);
+		CHECK((unsigned long)p == at);
+		for (i = 0; i < LOW_CHUNK; i += LOW_STRIDE)
+			EQUAL(p[i + 3], (u8)(i / LOW_STRIDE + 1));
+		remove(p);
+		n++;
+	}
+	CHECK(n > 1000);
+	fclose(f);
+}
+
+static u8 *move_there(unsigned long at)
+{
+	u8 *p = map_pages(LOW_CHUNK / PAGE, RW);
+
+	mark(p);
+	return mremap(p, LOW_CHUNK, LOW_CHUNK, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)at);
+}
+
+static void unmap_there(u8 *p)
+{
+	CHECK(!munmap(p, LOW_CHUNK));
+}
+
+void memory_low_moved(void)
+{
+	bring_low(move_there, unmap_there);
+}
+
+static int segment;
+
+static u8 *attach_there(unsigned long at)
+{
+	return shmat(segment, (void *)at, 0);
+}
+
+static void detach_there(u8 *p)
+{
+	CHECK(!shmdt(p));
+}
+
+void memory_low_attached(void)
+{
+	u8 *p;
+
+	segment = shmget(IPC_PRIVATE, LOW_CHUNK, IPC_CREAT | 0600);
+	CHECK(segment >= 0);
+	p = shmat(segment, NULL, 0);
+	CHECK(p != (void *)-1);
+	CHECK(!shmctl(segment, IPC_RMID, NULL));
+	mark(p);
+	bring_low(attach_there, detach_there);
 }
 
 /* Thousands of random operations against a model. */
