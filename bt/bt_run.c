@@ -47,7 +47,9 @@ static void consider_promotion(struct bt *bt, enum bt_step why)
 	if (why == STEP_ADDRESS || why == STEP_DEVICE)
 		bt_promote(bt, bt->c->rip, why);
 	else if (why == STEP_CODE)
-		bt_note_writer(bt, bt->c->rip);
+		bt_note_writer(bt);
+	else if (why == STEP_MOVING)
+		bt_promote_for_now(bt, why);
 }
 
 /* What translated code left to the single-step engine. */
@@ -132,7 +134,7 @@ void bt_run(struct cpu *c)
 	u64 host, link = 0, step;
 	u32 generation = bt->generation;
 
-	bt_forget_writers(bt);
+	bt_forget_if_quiet(bt);
 	while (!atomic_load_explicit(&c->attention, memory_order_relaxed) && bt_eligible(c)) {
 		if (likely(!bt->lockstep) || !lockstep_run(bt->lockstep)) {
 			host = bt_find(bt);

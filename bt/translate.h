@@ -144,8 +144,8 @@ struct bt {
 	/* A table for each regime, below 2 GiB; tag: minus the guest PC. */
 	u64 *front_tag[REGIMES], *front_host[REGIMES];
 	struct site *sites; /* promoted ones, by pc */
-	u32 n_writers;      /* of them: for writing code */
-	u64 written_at;     /* STAT_bt_entries when code was last written */
+	u32 n_for_now;      /* of them: until it is quiet */
+	u64 busy_at; /* STAT_bt_entries when code was last written, or one of them promoted */
 	struct {
 		u64 pc;
 		u32 faults;
@@ -170,6 +170,7 @@ enum bt_step {
 	STEP_FAULT,   /* the guest's fault, most likely */
 	STEP_ADDRESS, /* its address is none of the upper half */
 	STEP_DEVICE,  /* it accesses a device */
+	STEP_MOVING,  /* on a page that moves so often that it is not mapped */
 	STEP_CHECKED, /* the software TLB does not know its address */
 };
 
@@ -192,11 +193,12 @@ bool bt_is_promoted(const struct bt *bt, u64 pc);
 /* Drops the blocks that hold it. */
 void bt_promote(struct bt *bt, u64 pc, enum bt_step why);
 void bt_forget_sites(struct bt *bt);
-/* The instruction at pc, which is the CPU's RIP, has faulted because it writes to code. May raise.
- */
-void bt_note_writer(struct bt *bt, u64 pc);
-/* Those promoted for that are so no longer, if no code has been written for a while. */
-void bt_forget_writers(struct bt *bt);
+/* The instruction at the CPU's RIP has faulted because it writes to code; for another reason that
+ * may pass: promote it, if it can look its operand up. Both may raise. */
+void bt_note_writer(struct bt *bt);
+void bt_promote_for_now(struct bt *bt, enum bt_step why);
+/* Those promoted for that are so no longer, if there has been no reason for a while. */
+void bt_forget_if_quiet(struct bt *bt);
 
 /* Host address of the block at c->rip, translating it if need be; 0 if it must be stepped. */
 u64 bt_find(struct bt *bt);
