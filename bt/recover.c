@@ -63,12 +63,13 @@ static enum bt_step reason(const struct host_frame *f, enum shadow_fill how)
 	if (f->trapno == EXC_GP || f->trapno == EXC_SS)
 		return STEP_ADDRESS;
 	if (f->trapno != EXC_PF)
-		return STEP_FAULT;
+		return f->trapno == EXC_DE ? STEP_DIVIDE : STEP_FAULT;
 	switch (how) {
 	case SHADOW_CODE: return STEP_CODE;
 	case SHADOW_IO: return STEP_DEVICE;
 	case SHADOW_OUTSIDE: return STEP_ADDRESS;
 	case SHADOW_MOVING: return STEP_MOVING;
+	case SHADOW_FAULT: return STEP_PAGE;
 	default: return STEP_FAULT;
 	}
 }

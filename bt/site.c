@@ -10,9 +10,10 @@
  * Code that writes to code faults each time, some 10,000 cycles: a kernel that patches itself while
  * it boots does so thousands of times, from a few places. After some faults such a place is
  * promoted, too, and misses in the software TLB instead. So is a place that accesses a page which
- * moves all the time (mmu/shadow_moving.c), at once. Once nothing has been patched or found to move
- * for a while such places are ordinary again, since it may be the kernel's memcpy; what goes on
- * moving has them promoted anew.
+ * moves all the time (mmu/shadow_moving.c), at once; and one that has had the guest take page
+ * faults on kernel addresses, each of which is one of the host's before. Once there has been
+ * nothing of the kind for a while such places are ordinary again, since it may be the kernel's
+ * memcpy; what goes on has them promoted anew.
  */
 #include "translate.h"
 
@@ -24,8 +25,8 @@
 /* Linux has some hundred. A guest that has more loses them all, and promotes them anew. */
 #define MAX_SITES 65536u
 
-#define WRITER_FAULTS 8u
-#define QUIET_ENTRIES 20000u /* of translated code, without a write to code or such a promotion */
+#define OFTEN         8u
+#define QUIET_ENTRIES 20000u /* of translated code, without a write to code, or one promoted */
 
 struct site {
 	u64 pc;
@@ -51,6 +52,7 @@ static enum stat_id counter_of(enum bt_step why)
 	return why == STEP_DEVICE   ? STAT_bt_promotions_device
 	       : why == STEP_CODE   ? STAT_bt_promotions_code
 	       : why == STEP_MOVING ? STAT_bt_promotions_moving
+	       : why == STEP_PAGE   ? STAT_bt_promotions_page
 				    : STAT_bt_promotions;
 }
 
@@ -66,7 +68,7 @@ void bt_promote(struct bt *bt, u64 pc, enum bt_step why)
 	BUG_ON(!s);
 	s->pc = pc;
 	HASH_ADD(hh, bt->sites, pc, sizeof(s->pc), s);
-	s->for_now = why == STEP_CODE || why == STEP_MOVING;
+	s->for_now = why != STEP_ADDRESS && why != STEP_DEVICE;
 	bt->n_for_now += s->for_now;
 	if (s->for_now)
 		bt->busy_at = bt->c->stats->n[STAT_bt_entries];
@@ -82,17 +84,17 @@ void bt_promote_for_now(struct bt *bt, enum bt_step why)
 		bt_promote(bt, bt->c->rip, why);
 }
 
-void bt_note_writer(struct bt *bt)
+void bt_promote_if_often(struct bt *bt, enum bt_step why)
 {
 	u64 pc = bt->c->rip;
-	unsigned i = (pc ^ pc >> 6) % ARRAY_LEN(bt->writer);
+	unsigned i = (pc ^ pc >> 6) % ARRAY_LEN(bt->faulting);
 
-	if (bt->writer[i].pc != pc) {
-		bt->writer[i].pc = pc;
-		bt->writer[i].faults = 0;
+	if (bt->faulting[i].pc != pc) {
+		bt->faulting[i].pc = pc;
+		bt->faulting[i].faults = 0;
 	}
-	if (++bt->writer[i].faults >= WRITER_FAULTS)
-		bt_promote_for_now(bt, STEP_CODE);
+	if (++bt->faulting[i].faults >= OFTEN)
+		bt_promote_for_now(bt, why);
 }
 
 void bt_forget_if_quiet(struct bt *bt)

@@ -149,7 +149,7 @@ struct bt {
 	struct {
 		u64 pc;
 		u32 faults;
-	} writer[64]; /* places that have written to code */
+	} faulting[64]; /* places that have written to code, or met page faults */
 	bool no_chain, one_insn, check_recovery;
 	u32 limit;       /* bytes of the area that are used */
 	u64 flush_every; /* blocks; 0: flush when full */
@@ -168,6 +168,8 @@ enum bt_step {
 	STEP_CALLOUT = 1,
 	STEP_CODE,    /* it writes to a page with code */
 	STEP_FAULT,   /* the guest's fault, most likely */
+	STEP_PAGE,    /* the guest's page fault, as its tables were just now */
+	STEP_DIVIDE,  /* the guest's #DE */
 	STEP_ADDRESS, /* its address is none of the upper half */
 	STEP_DEVICE,  /* it accesses a device */
 	STEP_MOVING,  /* on a page that moves so often that it is not mapped */
@@ -193,10 +195,10 @@ bool bt_is_promoted(const struct bt *bt, u64 pc);
 /* Drops the blocks that hold it. */
 void bt_promote(struct bt *bt, u64 pc, enum bt_step why);
 void bt_forget_sites(struct bt *bt);
-/* The instruction at the CPU's RIP has faulted because it writes to code; for another reason that
- * may pass: promote it, if it can look its operand up. Both may raise. */
-void bt_note_writer(struct bt *bt);
+/* The instruction at the CPU's RIP has faulted for a reason that may pass: promote it, if it can
+ * look its operand up, at once, or if that happens again and again. Both may raise. */
 void bt_promote_for_now(struct bt *bt, enum bt_step why);
+void bt_promote_if_often(struct bt *bt, enum bt_step why);
 /* Those promoted for that are so no longer, if there has been no reason for a while. */
 void bt_forget_if_quiet(struct bt *bt);
 

@@ -450,6 +450,36 @@ static void moving_onto_code(const struct moving *m)
 	}
 }
 
+SNIPPET(touches, "mov (%rbx),%rax\nincq (%rbx)\nmov (%rbx),%rdx\n" STOP);
+
+/* One place faults, and what it needs is put there: absent, read-only, both. A fault needs no
+ * INVLPG behind it. */
+static void mended(const struct moving *m)
+{
+	unsigned i, faults = 0, good = 0;
+
+	*(ulong *)pages[1] = 0;
+	for (i = 0; i < 60; i++) {
+		struct regs r = regs_kernel(touches + m->at);
+		unsigned error = i % 3 ? 3 : 0;
+
+		table[0] = i % 3 ? (ulong)pages[1] | PTE_P : 0;
+		invlpg((void *)m->va);
+		r.bx = m->va;
+		guest_run(&r);
+		faults += r.vector == PF && r.error == error && r.cr2 == m->va &&
+			  r.ip == (ulong)touches + m->at + (error ? 3 : 0);
+		table[0] = (ulong)pages[1] | RW;
+		r.vector = 0;
+		guest_run(&r);
+		good += r.vector == STOP_VECTOR && r.dx == i + 1 && r.ax == i;
+	}
+	say(" faults", faults);
+	say(" mended", good);
+	put_ad();
+	put("\n");
+}
+
 /* First those of one half, before their code has met the other. */
 static void test_moving_data(void)
 {
@@ -465,6 +495,7 @@ static void test_moving_data(void)
 		put_hex(all[i].va);
 		put_half(" moving: code", all[i].at != 0);
 		put("\n");
+		mended(&all[i]);
 		moving_loop(&all[i]);
 		moving_rights(&all[i]);
 		moving_onto_code(&all[i]);
