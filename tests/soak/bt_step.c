@@ -6,13 +6,13 @@
  * A sequence is made of items: random ALU encodings with operands in every addressing form a kernel
  * uses (registers, RSP, RIP, GS, absolute), pushes and pops, arithmetic on RSP, frames, forward
  * branches, calls direct and indirect, returns, flag stores and loads, IRET to the same ring,
- * SWAPGS, MSRs, segment bases, CPUID, strings, vector and x87 instructions, and writes to the
- * sequence's own code, through the address it runs at or an alias, and excursions to the other half
- * of the address space. It may be a loop. It runs in either half (struct half); data and stack lie
- * there, or elsewhere; their addresses come near a read-only and an absent page, so some sequences
- * end in a fault; the handlers halt. Page tables count as memory but for A bits, which are set also
- * by accesses that come to nothing; now and then A and D bits are cleared. A timer kicks the
- * translator meanwhile, which must not show.
+ * runs of operands at one base, SWAPGS, MSRs, segment bases, CPUID, strings, vector and x87
+ * instructions, and writes to the sequence's own code, through the address it runs at or an alias,
+ * and excursions to the other half of the address space. It may be a loop. It runs in either half
+ * (struct half); data and stack lie there, or elsewhere; their addresses come near a read-only and
+ * an absent page, so some sequences end in a fault; the handlers halt. Page tables count as memory
+ * but for A bits, which are set also by accesses that come to nothing; now and then A and D bits
+ * are cleared. A timer kicks the translator meanwhile, which must not show.
  *
  * Linked like ringshift itself: the guest's kernel half takes the process's address space.
  *
@@ -444,6 +444,48 @@ static void user_item(struct soak *s)
 	bytes(s, code, user_insn(&s->rng, s->at->other, code));
 }
 
+/* Instructions behind one another that use the same base register, which one may overwrite. */
+static void run_item(struct soak *s)
+{
+	static const struct {
+		u8 len, imm, bytes[4];
+	} op[] = {{2, 0, {0x48, 0x8b}},
+		  {2, 0, {0x48, 0x89}},
+		  {1, 0, {0x8b}},
+		  {1, 0, {0x89}},
+		  {1, 0, {0x88}},
+		  {2, 0, {0x66, 0x89}},
+		  {2, 0, {0x48, 0x01}},
+		  {2, 0, {0x48, 0x13}},
+		  {1, 0, {0x39}},
+		  {2, 0, {0x48, 0x87}},
+		  {2, 0, {0x0f, 0xb6}},
+		  {3, 0, {0xf0, 0x48, 0x01}},
+		  {3, 0, {0x48, 0x0f, 0xb1}},
+		  {1, 4, {0xc7}},
+		  {2, 1, {0x66, 0x83}}};
+	static const u8 reg[] = {GPR_RAX, GPR_RCX, GPR_RDX, GPR_RBP, GPR_RSI, GPR_RDI};
+	static const u8 base[] = {GPR_RBX, GPR_RBX, GPR_RBX, GPR_RAX, GPR_RDX, GPR_RSI};
+	unsigned n = 2 + rnd(s) % 6, b = base[rnd(s) % ARRAY_LEN(base)];
+
+	if (b != GPR_RBX)
+		BYTES(s, 0x48, 0x89, 0xd8 | b); /* mov base, rbx */
+	while (n--) {
+		unsigned i = rnd(s) % ARRAY_LEN(op), r = reg[rnd(s) % ARRAY_LEN(reg)];
+		u32 disp = rnd(s) & 1 ? rnd(s) & 0x7f : rnd(s) & 0x3ff;
+
+		if (op[i].imm) /* MOV has /0 */
+			r = op[i].bytes[0] == 0xc7 ? 0 : r;
+		else if (r == b && n) /* at the end only */
+			r = b == GPR_RDX ? GPR_RCX : GPR_RDX;
+		bytes(s, op[i].bytes, op[i].len);
+		byte(s, 0x80 | r << 3 | b);
+		bytes(s, &disp, 4);
+		disp = (u32)rnd(s);
+		bytes(s, &disp, op[i].imm);
+	}
+}
+
 static void state_item(struct soak *s)
 {
 	u8 code[48];
@@ -472,7 +514,7 @@ static void system_item(struct soak *s)
 
 static void item(struct soak *s, u64 start)
 {
-	u64 k = rnd(s) % 48;
+	u64 k = rnd(s) % 50;
 
 	if (k < 18)
 		while (!random_insn(s))
@@ -501,6 +543,8 @@ static void item(struct soak *s, u64 start)
 		state_item(s);
 	else if (k < 43)
 		beyond_item(s, start);
+	else if (k < 45)
+		run_item(s);
 	else
 		vector_item(s, start);
 }
@@ -812,10 +856,12 @@ int main(int argc, char **argv)
 	       (unsigned long long)s.bt.stats.n[STAT_bt_callouts],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_kicks],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_dropped]);
-	printf("%llu promotions, %llu for writing code, %llu misses of checked sites\n",
+	printf("%llu promotions, %llu for writing code, %llu misses of checked sites, %llu runs of "
+	       "them\n",
 	       (unsigned long long)s.bt.stats.n[STAT_bt_promotions],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_promotions_code],
-	       (unsigned long long)s.bt.stats.n[STAT_bt_checked_misses]);
+	       (unsigned long long)s.bt.stats.n[STAT_bt_checked_misses],
+	       (unsigned long long)s.bt.stats.n[STAT_bt_runs]);
 	printf("%llu times vector state was loaded, %llu changes of regime\n",
 	       (unsigned long long)s.bt.stats.n[STAT_bt_vector_loads],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_regime_switches]);
