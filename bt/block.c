@@ -157,7 +157,7 @@ void bt_code_written(struct bt *bt, gpa_t gpa, u64 len)
 	struct code_va *v;
 	unsigned first = gpa & ~PAGE_MASK;
 
-	bt->written_at = bt->c->stats->n[STAT_bt_entries];
+	bt->busy_at = bt->c->stats->n[STAT_bt_entries];
 	for (v = bt->by_gpa[gpa >> 12]; v; v = v->alias)
 		page_drop(bt, v, first, first + len);
 }

@@ -44,10 +44,14 @@ void bt_attribute(struct cpu *c)
  * instruction faults on after it has been promoted; there is nothing beyond that.) */
 static void consider_promotion(struct bt *bt, enum bt_step why)
 {
-	if (why == STEP_ADDRESS || why == STEP_DEVICE)
-		bt_promote(bt, bt->c->rip, why);
-	else if (why == STEP_CODE)
-		bt_note_writer(bt, bt->c->rip);
+	switch (why) {
+	case STEP_ADDRESS:
+	case STEP_DEVICE: bt_promote(bt, bt->c->rip, why); break;
+	case STEP_MOVING: bt_promote_for_now(bt, why); break;
+	case STEP_CODE:
+	case STEP_PAGE: bt_promote_if_often(bt, why); break;
+	default: break;
+	}
 }
 
 /* What translated code left to the single-step engine. */
@@ -59,6 +63,8 @@ static void step_one(struct cpu *c, enum bt_step why)
 		return;
 	}
 	c->stats->n[STAT_bt_fault_steps]++;
+	if (why == STEP_DIVIDE) /* a thunk would fault in the host once more */
+		cpu_raise(c, EXC_DE);
 	op_step(c);
 }
 
@@ -132,7 +138,7 @@ void bt_run(struct cpu *c)
 	u64 host, link = 0, step;
 	u32 generation = bt->generation;
 
-	bt_forget_writers(bt);
+	bt_forget_if_quiet(bt);
 	while (!atomic_load_explicit(&c->attention, memory_order_relaxed) && bt_eligible(c)) {
 		if (likely(!bt->lockstep) || !lockstep_run(bt->lockstep)) {
 			host = bt_find(bt);

@@ -42,6 +42,15 @@ static inline void emit_u32(struct emit *e, u32 v)
 	emit_bytes(e, &v, 4);
 }
 
+/* The rel32 of a jump leads here. */
+static inline void emit_here32(const struct emit *e, u8 *rel32)
+{
+	u32 rel = e->p - rel32 - 4;
+
+	if (!e->full)
+		memcpy(rel32, &rel, 4);
+}
+
 /* mod=10 r/m=[base+disp32]; base must not need a SIB byte (RSP, R12). */
 static inline void emit_modrm_disp32(struct emit *e, unsigned reg, unsigned base, u32 disp)
 {

@@ -3,7 +3,8 @@
  * finds the block and the recovery record of the host address, writes the guest's state to the CPU
  * structure, and lets the thread go on in the common code that returns to bt_run.
  *
- *	fault on an address the shadow can map		map, and try again
+ *	fault on an address the shadow can map		map, and try again, unless its page moves
+ *							all the time
  *	any other fault		step that instruction: MMIO, addresses of the other half, code
  *				writes and true guest faults come out right
  *	kick (attention is set)	leave, state as of an instruction boundary; where there is none,
@@ -62,11 +63,13 @@ static enum bt_step reason(const struct host_frame *f, enum shadow_fill how)
 	if (f->trapno == EXC_GP || f->trapno == EXC_SS)
 		return STEP_ADDRESS;
 	if (f->trapno != EXC_PF)
-		return STEP_FAULT;
+		return f->trapno == EXC_DE ? STEP_DIVIDE : STEP_FAULT;
 	switch (how) {
 	case SHADOW_CODE: return STEP_CODE;
 	case SHADOW_IO: return STEP_DEVICE;
 	case SHADOW_OUTSIDE: return STEP_ADDRESS;
+	case SHADOW_MOVING: return STEP_MOVING;
+	case SHADOW_FAULT: return STEP_PAGE;
 	default: return STEP_FAULT;
 	}
 }

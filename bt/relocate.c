@@ -60,12 +60,14 @@ static void copy_opcode(struct emit *e, const struct insn *in)
 	}
 }
 
-unsigned tr_with_base(const struct insn *in, unsigned base, u8 out[INSN_MAX_LEN])
+unsigned tr_with_base(const struct insn *in, unsigned base, s32 disp, u8 out[INSN_MAX_LEN])
 {
 	struct emit e = {.p = out, .end = out + INSN_MAX_LEN};
 
 	copy_opcode(&e, in);
-	emit_u8(&e, (in->modrm & 0x38) | base);
+	emit_u8(&e, (in->modrm & 0x38) | base | (!disp ? 0 : disp == (s8)disp ? 0x40 : 0x80));
+	if (disp)
+		emit_bytes(&e, &disp, disp == (s8)disp ? 1 : 4);
 	emit_bytes(&e, in->bytes + in->off_imm, in->imm_size);
 	return e.p - out;
 }
@@ -117,7 +119,7 @@ static void copy_by_register(struct tr *t, const struct insn *in, u8 prefix, u64
 	tr_record(t, t->at, 1u << r);
 	emit_movabs(&t->e, r, addr);
 	emit_u8(&t->e, prefix);
-	len = tr_with_base(in, r, bytes);
+	len = tr_with_base(in, r, 0, bytes);
 	emit_bytes(&t->e, bytes, len);
 	tr_record(t, t->at + in->len, 1u << r);
 	emit_load_abs(&t->e, r, CTX(t->bt, bt.spill[r]));

@@ -9,8 +9,11 @@
  *
  * Code that writes to code faults each time, some 10,000 cycles: a kernel that patches itself while
  * it boots does so thousands of times, from a few places. After some faults such a place is
- * promoted, too, and misses in the software TLB instead. Once nothing has been patched for a while
- * it is an ordinary place again, since it may be the kernel's memcpy.
+ * promoted, too, and misses in the software TLB instead. So is a place that accesses a page which
+ * moves all the time (mmu/shadow_moving.c), at once; and one that has had the guest take page
+ * faults on kernel addresses, each of which is one of the host's before. Once there has been
+ * nothing of the kind for a while such places are ordinary again, since it may be the kernel's
+ * memcpy; what goes on has them promoted anew.
  */
 #include "translate.h"
 
@@ -22,12 +25,12 @@
 /* Linux has some hundred. A guest that has more loses them all, and promotes them anew. */
 #define MAX_SITES 65536u
 
-#define WRITER_FAULTS 8u
-#define WRITERS_QUIET 20000u /* entries of translated code without a write to code */
+#define OFTEN         8u
+#define QUIET_ENTRIES 20000u /* of translated code, without a write to code, or one promoted */
 
 struct site {
 	u64 pc;
-	bool writes_code;
+	bool for_now;      /* until it is quiet */
 	UT_hash_handle hh; /* by pc */
 };
 
@@ -46,9 +49,11 @@ bool bt_is_promoted(const struct bt *bt, u64 pc)
 
 static enum stat_id counter_of(enum bt_step why)
 {
-	return why == STEP_DEVICE ? STAT_bt_promotions_device
-	       : why == STEP_CODE ? STAT_bt_promotions_code
-				  : STAT_bt_promotions;
+	return why == STEP_DEVICE   ? STAT_bt_promotions_device
+	       : why == STEP_CODE   ? STAT_bt_promotions_code
+	       : why == STEP_MOVING ? STAT_bt_promotions_moving
+	       : why == STEP_PAGE   ? STAT_bt_promotions_page
+				    : STAT_bt_promotions;
 }
 
 void bt_promote(struct bt *bt, u64 pc, enum bt_step why)
@@ -63,44 +68,51 @@ void bt_promote(struct bt *bt, u64 pc, enum bt_step why)
 	BUG_ON(!s);
 	s->pc = pc;
 	HASH_ADD(hh, bt->sites, pc, sizeof(s->pc), s);
-	s->writes_code = why == STEP_CODE;
-	bt->n_writers += s->writes_code;
+	s->for_now = why != STEP_ADDRESS && why != STEP_DEVICE;
+	bt->n_for_now += s->for_now;
+	if (s->for_now)
+		bt->busy_at = bt->c->stats->n[STAT_bt_entries];
 	bt->c->stats->n[counter_of(why)]++;
 	bt_drop_at(bt, pc);
 }
 
-void bt_note_writer(struct bt *bt, u64 pc)
+void bt_promote_for_now(struct bt *bt, enum bt_step why)
 {
-	const struct op *o;
-	unsigned i = (pc ^ pc >> 6) % ARRAY_LEN(bt->writer);
+	const struct op *o = op_fetch(bt->c);
 
-	if (bt->writer[i].pc != pc) {
-		bt->writer[i].pc = pc;
-		bt->writer[i].faults = 0;
-	}
-	if (++bt->writer[i].faults < WRITER_FAULTS)
-		return;
-	o = op_fetch(bt->c);
 	if (o->exec == exec_mem && !o->in.state) /* others would be stepped from then on */
-		bt_promote(bt, pc, STEP_CODE);
+		bt_promote(bt, bt->c->rip, why);
 }
 
-void bt_forget_writers(struct bt *bt)
+void bt_promote_if_often(struct bt *bt, enum bt_step why)
+{
+	u64 pc = bt->c->rip;
+	unsigned i = (pc ^ pc >> 6) % ARRAY_LEN(bt->faulting);
+
+	if (bt->faulting[i].pc != pc) {
+		bt->faulting[i].pc = pc;
+		bt->faulting[i].faults = 0;
+	}
+	if (++bt->faulting[i].faults >= OFTEN)
+		bt_promote_for_now(bt, why);
+}
+
+void bt_forget_if_quiet(struct bt *bt)
 {
 	struct site *s, *tmp;
-	u64 quiet = bt->c->stats->n[STAT_bt_entries] - bt->written_at;
+	u64 quiet = bt->c->stats->n[STAT_bt_entries] - bt->busy_at;
 
-	if (likely(!bt->n_writers) || quiet < WRITERS_QUIET)
+	if (likely(!bt->n_for_now) || quiet < QUIET_ENTRIES)
 		return;
 	HASH_ITER(hh, bt->sites, s, tmp)
 	{
-		if (s->writes_code) {
+		if (s->for_now) {
 			bt_drop_at(bt, s->pc);
 			HASH_DEL(bt->sites, s);
 			free(s);
 		}
 	}
-	bt->n_writers = 0;
+	bt->n_for_now = 0;
 }
 
 void bt_forget_sites(struct bt *bt)
@@ -112,5 +124,5 @@ void bt_forget_sites(struct bt *bt)
 		HASH_DEL(bt->sites, s);
 		free(s);
 	}
-	bt->n_writers = 0;
+	bt->n_for_now = 0;
 }

@@ -50,6 +50,9 @@ struct tr {
 	unsigned n_misses;
 };
 
+/* The instruction at a guest offset; if the first page does not tell, the second is asked. Length,
+ * or a negative errno. */
+int tr_decode_at(struct bt *bt, struct code_bytes *code, unsigned at, struct insn *in);
 /* From here on: the state before the instruction at guest address pc, with these spills. */
 void tr_record(struct tr *t, u64 pc, u16 spills);
 /* jmp rel32 to an area offset */
@@ -72,8 +75,8 @@ bool tr_relocatable(const struct tr *t, const struct insn *in);
 void tr_copy_plain(struct tr *t, const struct insn *in, u8 prefix);
 void tr_copy_rip_relative(struct tr *t, const struct insn *in, u8 prefix, u64 addr);
 void tr_copy_memory(struct tr *t, const struct insn *in);
-/* The instruction with [base] as its memory operand, base below RSP; returns its length. */
-unsigned tr_with_base(const struct insn *in, unsigned base, u8 out[INSN_MAX_LEN]);
+/* The instruction with [base + disp] as its memory operand, base below RSP; returns its length. */
+unsigned tr_with_base(const struct insn *in, unsigned base, s32 disp, u8 out[INSN_MAX_LEN]);
 /* Does it use RSP other than as the base of its memory operand? */
 bool tr_rsp_is_data(const struct insn *in);
 
@@ -85,6 +88,10 @@ bool tr_string(struct tr *t, const struct insn *in);
 bool tr_vector(struct tr *t, const struct insn *in, exec_fn *f);
 /* A promoted site. */
 bool tr_checked(struct tr *t, const struct insn *in, exec_fn *f);
+/* tr_run.c: several of them, from first on, no more than most: how many, their guest bytes; or 0.
+ */
+unsigned tr_run(struct tr *t, struct code_bytes *code, const struct insn *first, unsigned most,
+		unsigned *bytes);
 /* Ends the block. */
 bool tr_ends_block(exec_fn *f);
 bool tr_control(struct tr *t, const struct insn *in, exec_fn *f);
@@ -125,6 +132,13 @@ void tr_emit_checked_miss(struct tr *t);
 void tr_spill(struct tr *t, bool store, unsigned except);
 void tr_save_flags(struct tr *t);
 void tr_restore_flags(struct tr *t);
+/* Spill all, save the flags, look up: RDX is where the host has the operand, the flags are the
+ * guest's; returns the rel32 of the jump taken, with the flags saved, if the TLB does not know. */
+u8 *tr_look_up(struct tr *t, const struct insn *in);
+/* The registers that an instruction uses beside its memory operand, a bit each. One of RAX, RCX,
+ * RDX that is free, or REG_NONE. */
+bool tr_operands(struct tr *t, const struct insn *in, u16 *mask);
+unsigned tr_scratch(u16 free);
 /* An instruction that may miss; jumps (condition code cc) to where it does; behind it. */
 void tr_may_miss(struct tr *t);
 void tr_miss_if(struct tr *t, u8 cc);

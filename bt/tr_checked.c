@@ -110,8 +110,8 @@ void tr_after_miss(struct tr *t)
 		t->fs = FS_UNKNOWN; /* it has, and FS is right, or it has not */
 }
 
-/* RDX: linear address -> where it is in the monitor. */
-static void emit_lookup(struct tr *t, const struct insn *in)
+/* RDX: linear address -> where it is in the monitor; behind a comparison. */
+static void emit_compare(struct tr *t, const struct insn *in)
 {
 	struct emit *e = &t->e;
 	enum mmu_access access = in->access & ACCESS_W ? MMU_WRITE : MMU_READ;
@@ -122,23 +122,34 @@ static void emit_lookup(struct tr *t, const struct insn *in)
 	emit_bytes(e, "\x48\x81\xe1", 3);
 	emit_u32(e, (u32)PAGE_MASK);
 	tr_tlb_op(t, 0x3b, GPR_RCX, offsetof(struct tlb_entry, tag[access])); /* cmp */
-	tr_miss_if(t, 5);                                                     /* ne */
-	tr_tlb_op(t, 0x03, GPR_RDX, offsetof(struct tlb_entry, addend));      /* add */
 }
 
-/* The first of RDX, RCX, RAX that the instruction does not use beside its address, or REG_NONE. */
-static unsigned scratch_of(struct tr *t, const struct insn *in)
+static void emit_found(struct tr *t)
 {
-	static const u8 choice[] = {GPR_RDX, GPR_RCX, GPR_RAX};
+	tr_tlb_op(t, 0x03, GPR_RDX, offsetof(struct tlb_entry, addend)); /* add */
+	tr_restore_flags(t);
+	tr_record(t, t->at, SPILL_ALL);
+}
+
+bool tr_operands(struct tr *t, const struct insn *in, u16 *mask)
+{
 	u8 bytes[INSN_MAX_LEN];
-	unsigned len = tr_with_base(in, GPR_RBX, bytes), used, i;
+	unsigned len = tr_with_base(in, GPR_RBX, 0, bytes);
 	struct insn out;
 
 	if (decoder_decode(t->bt->c->engine->decoder, bytes, len, INSN_MODE_64, &out) != (int)len)
-		return REG_NONE;
-	used = out.gpr_read | out.gpr_written | out.gpr_implicit;
+		return false;
+	*mask = out.gpr_read | out.gpr_written | out.gpr_implicit;
+	return true;
+}
+
+unsigned tr_scratch(u16 free)
+{
+	static const u8 choice[] = {GPR_RDX, GPR_RCX, GPR_RAX};
+	unsigned i;
+
 	for (i = 0; i < ARRAY_LEN(choice); i++)
-		if (!(used >> choice[i] & 1))
+		if (free >> choice[i] & 1)
 			return choice[i];
 	return REG_NONE;
 }
@@ -152,18 +163,9 @@ void tr_spill(struct tr *t, bool store, unsigned except)
 			emit_op_abs(&t->e, store ? 0x89 : 0x8b, i, CTX(t->bt, bt.spill[i]));
 }
 
-/* False: it needs a callout. */
-bool tr_checked(struct tr *t, const struct insn *in, exec_fn *f)
+/* Spills, saved flags, RDX, and the comparison. */
+static void emit_start(struct tr *t, const struct insn *in)
 {
-	unsigned scratch, len;
-	u8 bytes[INSN_MAX_LEN];
-
-	if (f != exec_mem || in->state || tr_rsp_is_data(in) || !tr_relocatable(t, in))
-		return false;
-	scratch = scratch_of(t, in);
-	if (scratch == REG_NONE)
-		return false;
-	tr_may_miss(t);
 	tr_spill(t, true, REG_NONE);
 	tr_record(t, t->at, SPILL_ALL);
 	emit_address(t, in);
@@ -171,13 +173,43 @@ bool tr_checked(struct tr *t, const struct insn *in, exec_fn *f)
 	tr_record(t, t->at, SPILL_ALL | RECOVER_FLAGS);
 	if (in->seg == SEG_GS)
 		emit_op_abs(&t->e, 0x03, GPR_RDX, CTX(t->bt, seg[SEG_GS].base)); /* add */
-	emit_lookup(t, in);
-	tr_restore_flags(t);
-	tr_record(t, t->at, SPILL_ALL);
+	emit_compare(t, in);
+}
+
+u8 *tr_look_up(struct tr *t, const struct insn *in)
+{
+	u8 *miss;
+
+	emit_start(t, in);
+	emit_bytes(&t->e, "\x0f\x85", 2); /* jne */
+	miss = t->e.p;
+	emit_u32(&t->e, 0);
+	emit_found(t);
+	return miss;
+}
+
+/* False: it needs a callout. */
+bool tr_checked(struct tr *t, const struct insn *in, exec_fn *f)
+{
+	unsigned scratch, len;
+	u8 bytes[INSN_MAX_LEN];
+	u16 busy;
+
+	if (f != exec_mem || in->state || tr_rsp_is_data(in) || !tr_relocatable(t, in))
+		return false;
+	if (!tr_operands(t, in, &busy))
+		return false;
+	scratch = tr_scratch(~busy);
+	if (scratch == REG_NONE)
+		return false;
+	tr_may_miss(t);
+	emit_start(t, in);
+	tr_miss_if(t, 5); /* ne */
+	emit_found(t);
 	if (scratch != GPR_RDX)
 		emit_mov64(&t->e, scratch, GPR_RDX);
 	tr_spill(t, false, scratch);
-	len = tr_with_base(in, scratch, bytes);
+	len = tr_with_base(in, scratch, 0, bytes);
 	emit_bytes(&t->e, bytes, len);
 	tr_record(t, t->at + in->len, 1u << scratch);
 	emit_load_abs(&t->e, scratch, CTX(t->bt, bt.spill[scratch]));

@@ -218,14 +218,6 @@ static u8 *look_at_addresses(struct tr *t, const struct string_use *u)
 	return own;
 }
 
-static void jump_here(struct tr *t, u8 *rel32)
-{
-	u32 rel = t->e.p - rel32 - 4;
-
-	if (!t->e.full)
-		memcpy(rel32, &rel, 4);
-}
-
 bool tr_string(struct tr *t, const struct insn *in)
 {
 	struct string_use u = use_of(in);
@@ -242,10 +234,10 @@ bool tr_string(struct tr *t, const struct insn *in)
 	emit_u8(&t->e, 0xe9);
 	end = t->e.p;
 	emit_u32(&t->e, 0);
-	jump_here(t, own);
+	emit_here32(&t->e, own);
 	tr_record(t, t->at, 0);
 	tr_string_biased(t, in, &u);
-	jump_here(t, end);
+	emit_here32(&t->e, end);
 	tr_record(t, t->at + in->len, 0);
 	return true;
 }

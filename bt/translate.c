@@ -188,8 +188,7 @@ static bool nearly_full(const struct tr *t)
 	return t->e.end - t->e.p < 1024 || t->n_rec + t->n_misses + 32 > ARRAY_LEN(t->rec);
 }
 
-/* If the first page does not tell, the second is asked. */
-static int decode_at(struct bt *bt, struct code_bytes *code, unsigned at, struct insn *in)
+int tr_decode_at(struct bt *bt, struct code_bytes *code, unsigned at, struct insn *in)
 {
 	struct decoder *d = bt->c->engine->decoder;
 	int len;
@@ -206,17 +205,18 @@ static int decode_at(struct bt *bt, struct code_bytes *code, unsigned at, struct
 static unsigned tr_block(struct tr *t, struct code_bytes *code)
 {
 	struct bt *bt = t->bt;
-	unsigned done = 0, n = 0;
+	unsigned done = 0, n = 0, most = bt->one_insn ? 1 : BT_MAX_INSNS;
 	struct insn in;
 
 	for (;;) {
 		int len;
 		bool wants_thunk, last, sti_last;
+		unsigned run, bytes;
 		exec_fn *f;
 
 		t->at = t->pc + done;
 		tr_record(t, t->at, 0);
-		len = decode_at(bt, code, done, &in);
+		len = tr_decode_at(bt, code, done, &in);
 		t->in = len > 0 ? &in : NULL;
 		if (len <= 0) {
 			tr_callout(t);
@@ -230,8 +230,14 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 				tr_callout(t);
 			return done + len;
 		}
-		last = nearly_full(t) || n + 1 == (bt->one_insn ? 1 : BT_MAX_INSNS) ||
-		       done + len >= code->in_page;
+		last = nearly_full(t) || n + 1 == most || done + len >= code->in_page;
+		run = t->promoted && !last ? tr_run(t, code, &in, most - 1 - n, &bytes) : 0;
+		if (run) {
+			t->ecx_known = false;
+			done += bytes;
+			n += run;
+			continue;
+		}
 		/* An interrupt may come between blocks, but not behind STI. */
 		sti_last = last && in.map == INSN_MAP_1B && in.opcode == 0xfb;
 		if ((sti_last || !tr_ordinary(t, &in)) &&

@@ -144,12 +144,12 @@ struct bt {
 	/* A table for each regime, below 2 GiB; tag: minus the guest PC. */
 	u64 *front_tag[REGIMES], *front_host[REGIMES];
 	struct site *sites; /* promoted ones, by pc */
-	u32 n_writers;      /* of them: for writing code */
-	u64 written_at;     /* STAT_bt_entries when code was last written */
+	u32 n_for_now;      /* of them: until it is quiet */
+	u64 busy_at; /* STAT_bt_entries when code was last written, or one of them promoted */
 	struct {
 		u64 pc;
 		u32 faults;
-	} writer[64]; /* places that have written to code */
+	} faulting[64]; /* places that have written to code, or met page faults */
 	bool no_chain, one_insn, check_recovery;
 	u32 limit;       /* bytes of the area that are used */
 	u64 flush_every; /* blocks; 0: flush when full */
@@ -168,8 +168,11 @@ enum bt_step {
 	STEP_CALLOUT = 1,
 	STEP_CODE,    /* it writes to a page with code */
 	STEP_FAULT,   /* the guest's fault, most likely */
+	STEP_PAGE,    /* the guest's page fault, as its tables were just now */
+	STEP_DIVIDE,  /* the guest's #DE */
 	STEP_ADDRESS, /* its address is none of the upper half */
 	STEP_DEVICE,  /* it accesses a device */
+	STEP_MOVING,  /* on a page that moves so often that it is not mapped */
 	STEP_CHECKED, /* the software TLB does not know its address */
 };
 
@@ -192,11 +195,12 @@ bool bt_is_promoted(const struct bt *bt, u64 pc);
 /* Drops the blocks that hold it. */
 void bt_promote(struct bt *bt, u64 pc, enum bt_step why);
 void bt_forget_sites(struct bt *bt);
-/* The instruction at pc, which is the CPU's RIP, has faulted because it writes to code. May raise.
- */
-void bt_note_writer(struct bt *bt, u64 pc);
-/* Those promoted for that are so no longer, if no code has been written for a while. */
-void bt_forget_writers(struct bt *bt);
+/* The instruction at the CPU's RIP has faulted for a reason that may pass: promote it, if it can
+ * look its operand up, at once, or if that happens again and again. Both may raise. */
+void bt_promote_for_now(struct bt *bt, enum bt_step why);
+void bt_promote_if_often(struct bt *bt, enum bt_step why);
+/* Those promoted for that are so no longer, if there has been no reason for a while. */
+void bt_forget_if_quiet(struct bt *bt);
 
 /* Host address of the block at c->rip, translating it if need be; 0 if it must be stepped. */
 u64 bt_find(struct bt *bt);

@@ -78,7 +78,7 @@ static void map_around(struct shadow *s, const struct paging *pg, struct node *n
 			gva_t va = node_va(n, j);
 
 			if (n->prot[j] || !shadow_leaf_ready(s, pg, n, e) || va < s->range.first ||
-			    va > s->range.last)
+			    va > s->range.last || shadow_moves(s, va))
 				continue;
 			s->stats->n[STAT_shadow_around]++;
 		}
@@ -248,6 +248,8 @@ enum shadow_fill shadow_fill(struct shadow *s, const struct paging *pg, gva_t va
 	}
 	if (access == MMU_WRITE && is_code(s, w.gpa))
 		return SHADOW_CODE;
+	if (w.shift == 12 && unlikely(shadow_refuse(s, va)))
+		return SHADOW_MOVING;
 	for (tries = 0; tries < 2; tries++) {
 		s->failed = !descend(s, pg, va, &w) || s->failed;
 		if (shadow_settle(s))

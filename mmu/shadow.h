@@ -66,6 +66,7 @@ enum shadow_fill {
 	SHADOW_FAULT,   /* the guest's tables do not allow it: *error is the #PF error code */
 	SHADOW_IO,      /* not RAM */
 	SHADOW_CODE,    /* a write to a page that is marked as code */
+	SHADOW_MOVING,  /* it could be mapped, but moves too often: do without (kernel half only) */
 	SHADOW_OUTSIDE, /* not in this shadow's range */
 	SHADOW_FAILED,  /* the host refuses, although nothing else is mapped any more */
 };

@@ -172,6 +172,19 @@ void shadow_revalidate_all(struct shadow *s, const struct paging *pg)
 
 /* --- one address --- */
 
+/* An entry on the way to the address reads otherwise. */
+static void check_invalidated(struct shadow *s, const struct paging *pg, struct node *n, unsigned i,
+			      u64 now)
+{
+	if (n->level == 1 && n->prot[i] && !shadow_entry_keeps(n, i, now) &&
+	    shadow_note_move(s, node_va(n, i))) {
+		s->stats->n[STAT_shadow_changed]++;
+		shadow_drop(s, n, i);
+		return;
+	}
+	check_entry(s, pg, n, i, now);
+}
+
 void shadow_invlpg(struct shadow *s, const struct paging *pg, gva_t va)
 {
 	struct node *n = s->root;
@@ -179,6 +192,7 @@ void shadow_invlpg(struct shadow *s, const struct paging *pg, gva_t va)
 
 	if (va < s->range.first || va > s->range.last)
 		return;
+	shadow_note_invalidation(s, va);
 	n->table = pg->cr3 & PTE_ADDRESS;
 	while (n && n->mapped && n->table != NO_TABLE) {
 		unsigned i = shadow_index(va, n->level);
@@ -187,7 +201,7 @@ void shadow_invlpg(struct shadow *s, const struct paging *pg, gva_t va)
 		if (!node_in_use(n, i))
 			break;
 		if (now != n->entry[i])
-			check_entry(s, pg, n, i, now);
+			check_invalidated(s, pg, n, i, now);
 		if (n->prot[i] || n->level == 1)
 			break;
 		n = n->below[i].node;

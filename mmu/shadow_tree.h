@@ -54,6 +54,12 @@ struct pending {
 	u64 len, offset;
 };
 
+/* A small page that has moved so many times, or the last one that had this place. */
+struct moving {
+	gva_t page;
+	u8 moves, refusals;
+};
+
 struct shadow {
 	struct ram *ram;
 	struct stats *stats;
@@ -68,6 +74,8 @@ struct shadow {
 	unsigned nodes;  /* without the root */
 	unsigned calls;  /* map and protect since the last flush; with the next, a bound on VMAs */
 	unsigned carvings;
+	struct moving moving[64]; /* by page */
+	unsigned n_moving;        /* of these, which are not mapped for it */
 	void (*watch)(void *opaque, const struct shadow_event *ev);
 	void *watch_opaque;
 };
@@ -144,6 +152,14 @@ static inline bool shadow_is_carved(const struct carved *c, unsigned page)
 {
 	return c->read_only[page / 64] >> (page % 64) & 1;
 }
+
+/* shadow_moving.c: an entry that maps va has been found changed: is it one of a page that moves? */
+bool shadow_note_move(struct shadow *s, gva_t va);
+/* The guest has invalidated va. */
+void shadow_note_invalidation(struct shadow *s, gva_t va);
+/* Is va not to be mapped? An access has missed: shall it do without? */
+bool shadow_moves(struct shadow *s, gva_t va);
+bool shadow_refuse(struct shadow *s, gva_t va);
 
 /* Drop everything if what else decides on rights has changed: a user space may have been away. */
 void shadow_adopt_mode(struct shadow *s, const struct paging *pg);

@@ -16,6 +16,7 @@
 #define EFER           0xc0000080
 #define EFER_NXE       0x800
 #define CR4_PGE        0x80ul
+#define CR0_WP         0x10000ul
 
 extern ulong boot_pml4[512];
 extern ulong boot_pd[2048];
@@ -355,6 +356,156 @@ static void test_moving_code(void)
 	write_cr3(read_cr3());
 }
 
+/* --- data that moves --- */
+
+#define LOW_PAGE 0x4000000000ul /* the table once more, within the first 512 GiB */
+#define RW       (PTE_W | PTE_P)
+
+/* An entry changes places with a word, and what it maps is used. */
+SNIPPET(remaps, "1: mov (%rdi),%rax\nxchg (%rsi),%rax\nmov %rax,(%rdi)\ninvlpg (%r8)\n"
+		"add (%rbx),%rdx\nincq (%rbx)\nloop 1b\n" STOP);
+
+static u8 pages[4][4096] ALIGNED(4096);
+
+struct moving {
+	ulong va, at; /* the page; what is to be added to addresses: the half */
+};
+
+static struct regs run_moving(const struct moving *m, ulong entry, ulong rounds, ulong off)
+{
+	struct regs r = regs_kernel(remaps + m->at);
+
+	data[0] = entry;
+	r.dx = 0;
+	r.cx = rounds;
+	r.bx = m->va + off;
+	r.r8 = m->va;
+	r.si = (ulong)table + m->at;
+	r.di = (ulong)data + m->at;
+	guest_run(&r);
+	return r;
+}
+
+static void put_ad(void)
+{
+	put(table[0] & PTE_A ? " A" : " -");
+	put(table[0] & PTE_D ? "D" : "-");
+}
+
+/* As often as it takes a translator to see it. */
+static void moving_loop(const struct moving *m)
+{
+	struct regs r;
+	unsigned i;
+
+	for (i = 0; i < COUNT(pages); i++)
+		*(ulong *)pages[i] = 0;
+	table[0] = (ulong)pages[0] | RW;
+	r = run_moving(m, (ulong)pages[1] | RW, 10000, 0);
+	say(" sum", r.dx);
+	say(" first", *(ulong *)pages[0]);
+	say(" second", *(ulong *)pages[1]);
+}
+
+/* What INVLPG and CR3 must not leave behind, and what they need not. */
+static void moving_rights(const struct moving *m)
+{
+	struct regs r = run_moving(m, (ulong)pages[1] | RW, 1, 0);
+
+	put_ad();
+	r = run_moving(m, (ulong)pages[1] | PTE_P, 1, 0);
+	say_trap_kind(" read-only", &r);
+	check(" cr2", r.cr2 == m->va);
+	put_ad();
+	r = run_moving(m, 0, 1, 0);
+	say_trap_kind(" away", &r);
+	check(" cr2", r.cr2 == m->va);
+	r = run_moving(m, (ulong)pages[2] | RW, 1, 0xffc);
+	say_trap_kind(" across", &r);
+	put_ad();
+	*(ulong *)pages[3] = 77;
+	table[0] = (ulong)pages[3] | RW;
+	write_cr3(read_cr3());
+	r = regs_kernel(remaps + 13 + m->at); /* add, without INVLPG */
+	r.dx = 0;
+	r.cx = 1;
+	r.bx = m->va;
+	guest_run(&r);
+	say(" by CR3", r.dx);
+}
+
+/* The page moves to where code is, and changes it. */
+static void moving_onto_code(const struct moving *m)
+{
+	unsigned i;
+
+	memcpy(pages[2], "\xb8\x00\x00\x00\x00\xcd\x40\x90\x90", 9);
+	for (i = 0; i < 20; i++) {
+		struct regs r = regs_kernel(pages[2]);
+
+		guest_run(&r);
+		check(" code", r.ax == i);
+		run_moving(m, (ulong)pages[1] | RW, 1, 1);
+		run_moving(m, (ulong)pages[2] | RW, 1, 1);
+	}
+}
+
+SNIPPET(touches, "mov (%rbx),%rax\nincq (%rbx)\nmov (%rbx),%rdx\n" STOP);
+
+/* One place faults, and what it needs is put there: absent, read-only, both. A fault needs no
+ * INVLPG behind it. */
+static void mended(const struct moving *m)
+{
+	unsigned i, faults = 0, good = 0;
+
+	*(ulong *)pages[1] = 0;
+	for (i = 0; i < 60; i++) {
+		struct regs r = regs_kernel(touches + m->at);
+		unsigned error = i % 3 ? 3 : 0;
+
+		table[0] = i % 3 ? (ulong)pages[1] | PTE_P : 0;
+		invlpg((void *)m->va);
+		r.bx = m->va;
+		guest_run(&r);
+		faults += r.vector == PF && r.error == error && r.cr2 == m->va &&
+			  r.ip == (ulong)touches + m->at + (error ? 3 : 0);
+		table[0] = (ulong)pages[1] | RW;
+		r.vector = 0;
+		guest_run(&r);
+		good += r.vector == STOP_VECTOR && r.dx == i + 1 && r.ax == i;
+	}
+	say(" faults", faults);
+	say(" mended", good);
+	put_ad();
+	put("\n");
+}
+
+/* First those of one half, before their code has met the other. */
+static void test_moving_data(void)
+{
+	static const struct moving all[] = {{UPPER, HIGH},    {LOW_PAGE, 0}, {UPPER, 0},
+					    {LOW_PAGE, HIGH}, {BEYOND, 0},   {BEYOND, HIGH}};
+	ulong *pdpt_low = (ulong *)(boot_pml4[0] & ~0xffful);
+	unsigned i;
+
+	pdpt_low[LOW_PAGE >> 30] = (ulong)pd | RW;
+	write_cr3(read_cr3());
+	write_cr0(read_cr0() | CR0_WP);
+	for (i = 0; i < COUNT(all); i++) {
+		put_hex(all[i].va);
+		put_half(" moving: code", all[i].at != 0);
+		put("\n");
+		mended(&all[i]);
+		moving_loop(&all[i]);
+		moving_rights(&all[i]);
+		moving_onto_code(&all[i]);
+	}
+	table[0] = (ulong)frames[0] | RW;
+	pdpt_low[LOW_PAGE >> 30] = 0;
+	write_cr0(read_cr0() & ~CR0_WP);
+	write_cr3(read_cr3());
+}
+
 /* --- page tables --- */
 
 /* A and D of a page that is read, then written, from both halves. */
@@ -435,6 +586,7 @@ void guest_main(void)
 	test_faults();
 	test_code();
 	test_moving_code();
+	test_moving_data();
 	test_accessed();
 	test_flushes();
 }

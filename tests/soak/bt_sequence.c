@@ -416,6 +416,48 @@ static void user_item(struct sequence *s)
 	bytes(s, code, user_insn(&s->rng, s->at->other, code));
 }
 
+/* Instructions behind one another that use the same base register, which one may overwrite. */
+static void run_item(struct sequence *s)
+{
+	static const struct {
+		u8 len, imm, bytes[4];
+	} op[] = {{2, 0, {0x48, 0x8b}},
+		  {2, 0, {0x48, 0x89}},
+		  {1, 0, {0x8b}},
+		  {1, 0, {0x89}},
+		  {1, 0, {0x88}},
+		  {2, 0, {0x66, 0x89}},
+		  {2, 0, {0x48, 0x01}},
+		  {2, 0, {0x48, 0x13}},
+		  {1, 0, {0x39}},
+		  {2, 0, {0x48, 0x87}},
+		  {2, 0, {0x0f, 0xb6}},
+		  {3, 0, {0xf0, 0x48, 0x01}},
+		  {3, 0, {0x48, 0x0f, 0xb1}},
+		  {1, 4, {0xc7}},
+		  {2, 1, {0x66, 0x83}}};
+	static const u8 reg[] = {GPR_RAX, GPR_RCX, GPR_RDX, GPR_RBP, GPR_RSI, GPR_RDI};
+	static const u8 base[] = {GPR_RBX, GPR_RBX, GPR_RBX, GPR_RAX, GPR_RDX, GPR_RSI};
+	unsigned n = 2 + rnd(s) % 6, b = base[rnd(s) % ARRAY_LEN(base)];
+
+	if (b != GPR_RBX)
+		BYTES(s, 0x48, 0x89, 0xd8 | b); /* mov base, rbx */
+	while (n--) {
+		unsigned i = rnd(s) % ARRAY_LEN(op), r = reg[rnd(s) % ARRAY_LEN(reg)];
+		u32 disp = rnd(s) & 1 ? rnd(s) & 0x7f : rnd(s) & 0x3ff;
+
+		if (op[i].imm) /* MOV has /0 */
+			r = op[i].bytes[0] == 0xc7 ? 0 : r;
+		else if (r == b && n) /* at the end only */
+			r = b == GPR_RDX ? GPR_RCX : GPR_RDX;
+		bytes(s, op[i].bytes, op[i].len);
+		byte(s, 0x80 | r << 3 | b);
+		bytes(s, &disp, 4);
+		disp = (u32)rnd(s);
+		bytes(s, &disp, op[i].imm);
+	}
+}
+
 static void state_item(struct sequence *s)
 {
 	u8 code[48];
@@ -444,7 +486,7 @@ static void system_item(struct sequence *s)
 
 static void item(struct sequence *s, u64 start)
 {
-	u64 k = rnd(s) % 48;
+	u64 k = rnd(s) % 50;
 
 	if (k < 18)
 		while (!random_insn(s))
@@ -473,6 +515,8 @@ static void item(struct sequence *s, u64 start)
 		state_item(s);
 	else if (k < 43)
 		beyond_item(s, start);
+	else if (k < 45)
+		run_item(s);
 	else
 		vector_item(s, start);
 }

@@ -6,12 +6,13 @@
  * A sequence is made of items: random ALU encodings with operands in every addressing form a kernel
  * uses (registers, RSP, RIP, GS, absolute), pushes and pops, arithmetic on RSP, frames, forward
  * branches, calls direct and indirect, returns, flag stores and loads, IRET to the same ring,
- * SWAPGS, MSRs, segment bases, CPUID, strings, vector and x87 instructions, and writes to the
- * sequence's own code, through the address it runs at or an alias, and excursions to the other half
- * of the address space. It may be a loop. It runs in either half (struct half); data and stack lie
- * there, or elsewhere; their addresses come near a read-only and an absent page, so some sequences
- * end in a fault; the handlers halt. Page tables count as memory but for A bits, which are set also
- * by accesses that come to nothing; now and then A and D bits are cleared. A timer kicks the
+ * runs of operands at one base, SWAPGS, MSRs, segment bases, CPUID, strings, vector and x87
+ * instructions, and writes to the sequence's own code, through the address it runs at or an alias,
+ * and excursions to the other half of the address space. It may be a loop. It runs in either half
+ * (struct half); data and stack lie there, or elsewhere; their addresses come near a read-only and
+ * an absent page, so some sequences end in a fault; the handlers halt. Page tables count as memory
+ * but for A bits, which are set also by accesses that come to nothing; now and then A and D bits
+ * are cleared. A timer kicks the translator meanwhile, which must not show.
  * translator meanwhile, which must not show.
  *
  * Linked like ringshift itself: the guest's kernel half takes the process's address space.
@@ -327,10 +328,12 @@ int main(int argc, char **argv)
 	       (unsigned long long)s.bt.stats.n[STAT_bt_callouts],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_kicks],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_dropped]);
-	printf("%llu promotions, %llu for writing code, %llu misses of checked sites\n",
+	printf("%llu promotions, %llu for writing code, %llu misses of checked sites, %llu runs of "
+	       "them\n",
 	       (unsigned long long)s.bt.stats.n[STAT_bt_promotions],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_promotions_code],
-	       (unsigned long long)s.bt.stats.n[STAT_bt_checked_misses]);
+	       (unsigned long long)s.bt.stats.n[STAT_bt_checked_misses],
+	       (unsigned long long)s.bt.stats.n[STAT_bt_runs]);
 	printf("%llu times vector state was loaded, %llu changes of regime\n",
 	       (unsigned long long)s.bt.stats.n[STAT_bt_vector_loads],
 	       (unsigned long long)s.bt.stats.n[STAT_bt_regime_switches]);

@@ -719,6 +719,104 @@ Test(shadow, code_that_shatters_large_mappings, .timeout = 60)
 	close_world(x);
 }
 
+/* --- pages that move --- */
+
+/* One more page behind VA, used and invalidated; what an access to it met. */
+static enum shadow_fill move(struct world *x, gva_t va, unsigned i)
+{
+	enum shadow_fill how;
+
+	map4k(x, va, (DATA + i % 8 * PAGE_SIZE) | KERNEL | PTE_A | PTE_D);
+	shadow_invlpg(x->shadow, &x->pg, va + 5);
+	how = fill(x, va, true);
+	if (how == SHADOW_MAPPED)
+		same_byte(x, va, DATA + i % 8 * PAGE_SIZE, true);
+	return how;
+}
+
+/* Moves until an access is refused. */
+static unsigned move_on(struct world *x, gva_t va)
+{
+	unsigned i;
+
+	for (i = 0; i < 1000; i++)
+		if (move(x, va, i) != SHADOW_MAPPED)
+			break;
+	cr_assert_lt(i, 1000);
+	return i;
+}
+
+Test(shadow, a_page_that_moves_is_not_mapped)
+{
+	struct world *x = open_world(16 * MIB);
+	u64 made, gone;
+	unsigned i;
+
+	map4k(x, VA + PAGE_SIZE, DATA | KERNEL | PTE_A | PTE_D);
+	cr_assert_geq(move_on(x, VA), 8, "not at once");
+	cr_expect_eq(x->stats.n[STAT_shadow_moving], 1);
+	expect_rights(VA, NONE);
+	made = fills(x);
+	gone = x->stats.n[STAT_shadow_unmaps];
+	for (i = 0; i < 100; i++)
+		cr_assert_eq(move(x, VA, i), SHADOW_MOVING);
+	cr_expect_eq(fills(x), made, "no host call");
+	cr_expect_eq(x->stats.n[STAT_shadow_unmaps], gone);
+	/* Its neighbour does not bring it along. */
+	shadow_flush_all(x->shadow);
+	cr_assert_eq(fill(x, VA + PAGE_SIZE, true), SHADOW_MAPPED);
+	expect_rights(VA + PAGE_SIZE, RW);
+	expect_rights(VA, NONE);
+	/* What else an access can meet comes first. */
+	map4k(x, VA, 0);
+	cr_expect_eq(fill(x, VA, false), SHADOW_FAULT);
+	map4k(x, VA, (64 * MIB) | KERNEL);
+	cr_expect_eq(fill(x, VA, false), SHADOW_IO);
+	map4k(x, VA, DATA | KERNEL);
+	mark_code(x, DATA);
+	cr_expect_eq(fill(x, VA, true), SHADOW_CODE);
+	/* A and D as ever. */
+	map4k(x, VA, (DATA + PAGE_SIZE) | KERNEL);
+	cr_assert_eq(fill(x, VA, false), SHADOW_MOVING);
+	cr_expect_eq(*pte(x, VA, 1) & (PTE_A | PTE_D), PTE_A);
+	cr_assert_eq(fill(x, VA, true), SHADOW_MOVING);
+	cr_expect_eq(*pte(x, VA, 1) & (PTE_A | PTE_D), PTE_A | PTE_D);
+	close_world(x);
+}
+
+Test(shadow, a_page_that_has_come_to_rest_is_mapped)
+{
+	struct world *x = open_world(16 * MIB);
+	unsigned i, n = move_on(x, VA);
+
+	for (i = 1; i < 20 && fill(x, VA, true) == SHADOW_MOVING; i++)
+		;
+	cr_assert_lt(i, 20);
+	same_byte(x, VA, DATA + n % 8 * PAGE_SIZE, true);
+	cr_expect_geq(move_on(x, VA), 8, "from the beginning");
+	/* Away and back again is a move, too. */
+	shadow_flush_all(x->shadow);
+	for (i = 0; i < 1000; i++) {
+		map4k(x, VA + 3 * PAGE_SIZE, DATA | KERNEL);
+		if (fill(x, VA + 3 * PAGE_SIZE, true) == SHADOW_MOVING)
+			break;
+		map4k(x, VA + 3 * PAGE_SIZE, 0);
+		shadow_invlpg(x->shadow, &x->pg, VA + 3 * PAGE_SIZE);
+	}
+	cr_expect_lt(i, 1000);
+	/* INVLPG of what has not changed is none, nor is CR3, nor another page at the same place.
+	 */
+	for (i = 0; i < 1000; i++) {
+		shadow_invlpg(x->shadow, &x->pg, VA + 5 * PAGE_SIZE);
+		map4k(x, VA + 5 * PAGE_SIZE, DATA | KERNEL);
+		cr_assert_eq(fill(x, VA + 5 * PAGE_SIZE, true), SHADOW_MAPPED);
+		map4k(x, VA + 7 * PAGE_SIZE, (DATA + i % 8 * PAGE_SIZE) | KERNEL);
+		shadow_revalidate(x->shadow, &x->pg);
+		cr_assert_eq(fill(x, VA + 7 * PAGE_SIZE, true), SHADOW_MAPPED);
+	}
+	close_world(x);
+}
+
 /* --- what is reported --- */
 
 static void watcher(void *opaque, const struct shadow_event *ev)

@@ -820,6 +820,85 @@ Test(translate, checked_sites_recover_registers_and_flags)
 	close_world(x);
 }
 
+static bool holds(struct world *x, const struct block *b, const char *hex)
+{
+	x->n_want = 0;
+	want_hex(x, hex);
+	bool found = memmem(host(x, b), b->host_len, x->want, x->n_want);
+	x->n_want = 0;
+	return found;
+}
+
+/* At PC, all promoted but those from `plain` on; how many runs its block has. */
+static u64 runs_of(struct world *x, const char *guest, unsigned plain, struct block **b)
+{
+	u64 before = x->stats.n[STAT_bt_runs];
+	char text[128];
+
+	bt_forget_sites(x->bt);
+	for (unsigned i = 0; i < plain; i++)
+		bt_promote(x->bt, PC + i, STEP_ADDRESS);
+	bt_flush(x->bt);
+	snprintf(text, sizeof(text), "%s f4", guest);
+	put(x, 0, text);
+	*b = block_at(x, PC);
+	return x->stats.n[STAT_bt_runs] - before;
+}
+
+Test(translate, checked_sites_at_one_base_ask_the_tlb_once)
+{
+	struct world *x = open_world();
+	struct block *b;
+
+	/* mov [rbx+0x20], rax; mov rsi, [rbx+8]; mov word [rbx+0xf00], 5; add rbx, [rbx+8] */
+	cr_expect_eq(runs_of(x, "48894320 488b7308 66c783000f00000500 48035b08 4801d8", 21, &b), 1);
+	cr_expect(holds(x, b, "488d942308000000"), "lea rdx, [rbx + 8]");
+	cr_expect(holds(x, b, "488d8af90e0000"), "lea rcx, [rdx + size - 1]");
+	cr_expect(holds(x, b, "48894218 488b32 66c782f80e00000500 48031a"), "in a row, from RDX");
+	cr_expect(holds(x, b, "4801d8"), "the block goes on");
+	/* RAX and RDX are operands. */
+	cr_expect_eq(runs_of(x, "488903 48895308", 8, &b), 1);
+	cr_expect(holds(x, b, "488901 48895108"), "from RCX");
+	/* The base may be one of the three. */
+	cr_expect_eq(runs_of(x, "488932 48897a08", 8, &b), 1);
+	cr_expect(holds(x, b, "488932 48897a08"));
+	close_world(x);
+}
+
+Test(translate, what_is_no_run)
+{
+	static const struct {
+		const char *guest, *why;
+		unsigned plain;
+	} none[] = {
+	    {"488b03 488b4308", "the second is an ordinary site", 3},
+	    {"488b1b 488b4308", "the base changes", 8},
+	    {"488b03 488b4108", "another base", 8},
+	    {"488b03 488b83f90f0000", "more than a page", 10},
+	    {"488b03 488b0443", "an index", 8},
+	    {"488b03 90 488b4308", "another instruction in between", 8},
+	    {"65488b03 65488b4308", "GS", 9},
+	    {"480fb10b 48895308", "no register is left", 9},
+	};
+	struct world *x = open_world();
+	struct block *b;
+
+	for (unsigned i = 0; i < ARRAY_LEN(none); i++)
+		cr_expect_eq(runs_of(x, none[i].guest, none[i].plain, &b), 0, "%s", none[i].why);
+	/* Nor is there one across the end of a page, or with blocks of one instruction. */
+	cr_expect_eq(runs_of(x, "488b03 488b83f80f0000", 10, &b), 1);
+	x->bt->one_insn = true;
+	cr_expect_eq(runs_of(x, "488b03 488b4308", 8, &b), 0);
+	x->bt->one_insn = false;
+	put(x, 0xff9, "488b03 488b4308 f4");
+	bt_promote(x->bt, PC + 0xff9, STEP_ADDRESS);
+	bt_promote(x->bt, PC + 0xffc, STEP_ADDRESS);
+	b = block_at(x, PC + 0xff9);
+	cr_expect_eq(b->len, 7);
+	cr_expect_eq(x->stats.n[STAT_bt_runs], 1);
+	close_world(x);
+}
+
 /* A miss goes to C code, which saves the vector registers. */
 Test(translate, vector_state_is_asked_for_again_behind_a_checked_site)
 {
