@@ -13,7 +13,6 @@
  * an absent page, so some sequences end in a fault; the handlers halt. Page tables count as memory
  * but for A bits, which are set also by accesses that come to nothing; now and then A and D bits
  * are cleared. A timer kicks the translator meanwhile, which must not show.
- * translator meanwhile, which must not show.
  *
  * Linked like ringshift itself: the guest's kernel half takes the process's address space.
  *
