@@ -3,7 +3,8 @@
  * read and one byte of status. How the driver splits that into descriptors is its business.
  *
  * Life of a request: popped and checked on the vCPU thread; done there if that takes no waiting
- * (reads of what the host has in its page cache, errors, the serial number), else by a worker;
+ * (reads of what the host has in its page cache, writes to there, errors, the serial number), else
+ * by a worker;
  * pushed on the vCPU thread. Nothing the guest writes meanwhile is looked at twice: the header is
  * copied.
  */
@@ -255,6 +256,23 @@ static bool read_inline(struct blk_request *r)
 	return got;
 }
 
+/* 0: done, or an error of the host's; -EAGAIN: it is for a worker. A write that another one is on
+ * its way for might overtake it, which the driver has to expect anyway. */
+static int write_inline(struct blk_request *r)
+{
+	struct virtio_blk *blk = r->blk;
+	bool waited;
+	int rc;
+
+	if (r->header.type != BLK_T_OUT || r->len > MAX_INLINE || r->flush_after ||
+	    !blk->cfg.cached)
+		return -EAGAIN;
+	rc = disk_writev_now(blk->cfg.disk, r->data, r->segs, r->offset, &waited);
+	count(blk, STAT_disk_writes_inline, !rc);
+	count(blk, STAT_disk_writes_waited, waited);
+	return rc;
+}
+
 static void give_id(struct blk_request *r)
 {
 	u64 room = r->elem.in_len - 1;
@@ -266,6 +284,8 @@ static void give_id(struct blk_request *r)
 /* True: answered; false: a worker has it. */
 static bool start(struct blk_request *r)
 {
+	int rc;
+
 	virtq_read(&r->elem, 0, &r->header, sizeof(r->header));
 	if (r->header.type == BLK_T_GET_ID) {
 		give_id(r);
@@ -278,6 +298,11 @@ static bool start(struct blk_request *r)
 	}
 	if (read_inline(r))
 		return true;
+	rc = write_inline(r);
+	if (rc != -EAGAIN) {
+		r->status = rc ? BLK_S_IOERR : BLK_S_OK;
+		return true;
+	}
 	r->blk->in_flight++;
 	/* Writes that end in the host's page cache. */
 	r->job.quick = r->header.type == BLK_T_OUT && !r->flush_after && r->blk->cfg.cached;

@@ -316,6 +316,26 @@ Test(virtio_blk_read_only, requests)
 	cr_assert_eq(request(FLUSH, 0, 0), OK);
 }
 
+/* Writes to the host's page cache are done before the kick returns; not those that must last. */
+Test(virtio_blk, writes_at_once)
+{
+	teardown();
+	make(&(struct virtio_blk_config){.writeback = true, .config_wce = true, .cached = true});
+	fill(4096, 1);
+	for (unsigned i = 0; i < 300; i++)
+		cr_assert_eq(request(OUT, 8, 4096), OK);
+	/* How many depends on how many of them had to wait. */
+	cr_expect_geq(rig.stats.n[STAT_disk_writes_inline], 1u);
+	cr_assert_eq(rig.stats.n[STAT_disk_writes_inline] + rig.stats.n[STAT_aio_jobs], 300);
+	memset(rig.ram + DATA, 0, 4096);
+	cr_assert_eq(request(IN, 8, 4096), OK);
+	cr_assert_eq(rig.ram[DATA + 5], 36);
+	rig.stats.n[STAT_disk_writes_inline] = 0;
+	blk.writeback = false;
+	cr_assert_eq(request(OUT, 8, 4096), OK);
+	cr_assert_eq(rig.stats.n[STAT_disk_writes_inline], 0);
+}
+
 /* Several requests at once; a reset while they are on their way. */
 Test(virtio_blk, many_in_flight)
 {
