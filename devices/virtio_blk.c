@@ -76,7 +76,7 @@ struct blk_range { /* of discard and write zeroes */
 #define MAX_RANGES        64 /* in one request */
 #define MAX_RANGE_SECTORS (GIB / DISK_SECTOR)
 #define MAX_DATA          (128 * MIB) /* of one request: bounds how long a reset may take */
-#define MAX_INLINE        (256 * KIB) /* copied on the vCPU thread */
+#define MAX_INLINE        (1 * MIB)   /* copied on the vCPU thread, of one kick's requests */
 #define NEVER_LONGER      (1 * GIB)   /* not even an honest driver's mistake */
 
 struct blk_request {
@@ -249,7 +249,7 @@ static u8 check(struct blk_request *r)
 
 static bool read_inline(struct blk_request *r)
 {
-	bool got = r->header.type == BLK_T_IN && r->len <= MAX_INLINE &&
+	bool got = r->header.type == BLK_T_IN && r->len <= r->blk->inline_left &&
 		   !disk_readv_now(r->blk->cfg.disk, r->data, r->segs, r->offset);
 
 	count(r->blk, STAT_disk_reads_inline, got);
@@ -264,7 +264,7 @@ static int write_inline(struct blk_request *r)
 	bool waited;
 	int rc;
 
-	if (r->header.type != BLK_T_OUT || r->len > MAX_INLINE || r->flush_after ||
+	if (r->header.type != BLK_T_OUT || r->len > blk->inline_left || r->flush_after ||
 	    !blk->cfg.cached)
 		return -EAGAIN;
 	rc = disk_writev_now(blk->cfg.disk, r->data, r->segs, r->offset, &waited);
@@ -296,10 +296,9 @@ static bool start(struct blk_request *r)
 		count(r->blk, STAT_disk_refused, 1);
 		return true;
 	}
-	if (read_inline(r))
-		return true;
-	rc = write_inline(r);
+	rc = read_inline(r) ? 0 : write_inline(r);
 	if (rc != -EAGAIN) {
+		r->blk->inline_left -= r->len;
 		r->status = rc ? BLK_S_IOERR : BLK_S_OK;
 		return true;
 	}
@@ -338,6 +337,7 @@ static void serve(struct virtio_dev *dev, unsigned index)
 	struct virtio_blk *blk = blk_of(dev);
 	struct virtq *q = &dev->queue[index];
 
+	blk->inline_left = MAX_INLINE;
 	for (;;) {
 		struct blk_request *r = take_request(blk);
 

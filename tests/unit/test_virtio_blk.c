@@ -330,6 +330,25 @@ Test(virtio_blk, writes_at_once)
 	memset(rig.ram + DATA, 0, 4096);
 	cr_assert_eq(request(IN, 8, 4096), OK);
 	cr_assert_eq(rig.ram[DATA + 5], 36);
+	rig.stats.n[STAT_disk_reads_inline] = 0;
+	for (u16 i = 0; i < 3; i++) { /* each of them could be, all of them are too much */
+		u32 id;
+
+		put_header(IN, 0);
+		vring_desc(&ring, 5 * i, HEADER, 16, RIG_NEXT, 5 * i + 1);
+		for (u16 k = 1; k < 4; k++)
+			vring_desc(&ring, 5 * i + k, DATA, 120 * KIB, RIG_NEXT | RIG_WRITE,
+				   5 * i + k + 1);
+		vring_desc(&ring, 5 * i + 4, STATUS, 1, RIG_WRITE, 0);
+		vring_add(&ring, 5 * i);
+		if (i < 2)
+			continue;
+		virtio_notify(&blk.dev, 0);
+		aio_drain(aio);
+		for (u16 k = 0; k < 3; k++)
+			cr_assert_eq(vring_take(&ring, &id), 360 * KIB + 1);
+	}
+	cr_assert_leq(rig.stats.n[STAT_disk_reads_inline], 2u);
 	rig.stats.n[STAT_disk_writes_inline] = 0;
 	blk.writeback = false;
 	cr_assert_eq(request(OUT, 8, 4096), OK);
