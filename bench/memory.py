@@ -13,7 +13,10 @@ process it has made, with
   tables    page tables: the shadow of the guest's own page tables is made of the host's
   ram       guest RAM that has been touched, whoever mapped it: the size of the memory file
 
-in MiB. Processes that share an address space are counted once. With --limit MIB the status is 1 if
+in MiB. Processes that share an address space are counted once; pages that two of them, or two mappings of
+one, share are divided among them, so that the sum has each once, the executable's own included while no
+other ringshift runs. Not counted: what the host's kernel keeps for tasks and descriptors, and the host's
+page cache of disk images. With --limit MIB the status is 1 if
 private and tables together are more.
 """
 import argparse

@@ -1,8 +1,9 @@
 /*
  * The code cache: blocks by guest PC, the front table that translated code looks in, and what drops
  * blocks. The area is mapped twice (execute, write) and filled from the bottom; when it is full
- * everything goes. A dropped block's first bytes become a jump to its exit, so whatever was
- * chained to it leaves; its room comes back with the next flush.
+ * everything goes. A dropped block's first bytes become a jump to its tail, an exit that is made
+ * then at the area's other end, so whatever was chained to it leaves; its room comes back with the
+ * next flush. It stays in the lists of its pages until somebody goes through them.
  */
 #define _GNU_SOURCE
 #include "bt_log.h"
@@ -20,8 +21,12 @@
 #undef HASH_FUNCTION
 #define HASH_FUNCTION(key, len, hashv) ((hashv) = (unsigned)XXH3_64bits(key, len))
 
-#define MAX_BLOCKS 400000u
-#define MAX_LINKS  (3 * MAX_BLOCKS)
+_Static_assert(sizeof(struct block) == 32, "as translate.h says");
+_Static_assert(BT_MAX_BLOCKS < BLOCK_TABLE_MAX, "block_table.h");
+_Static_assert(BT_BLOCK_ROOM <= UINT16_MAX && BT_MAX_INSNS * INSN_MAX_LEN <= UINT16_MAX,
+	       "struct block");
+
+#define RECORDS_ROOM (BT_MAX_RECORDS * RECORD_PACKED) /* those of a block take no more */
 
 static u32 front_index(u64 pc)
 {
@@ -78,70 +83,64 @@ static void block_forget(struct bt *bt, struct block *b)
 	u8 *p = bt->rw + b->host;
 	u32 rel;
 
-	/* Whoever is chained to it leaves by its tail. */
+	/* Whoever is chained to it leaves by its tail, for which make() has left room. */
+	bt->tails -= BT_TAIL_ROOM;
+	BUG_ON(bt->tails < bt->used);
+	bt_emit_tail(bt, b, bt->tails);
 	front_drop(bt, b->pc);
 	block_table_remove(&bt->blocks, b->pc);
 	p[0] = 0xe9;
-	rel = b->tail - (b->host + 5);
+	rel = bt->tails - (b->host + 5);
 	memcpy(p + 1, &rel, 4);
+	b->dropped = true;
+	bt->n_dropped++;
 	bt->drops++;
 	bt->c->stats->n[STAT_bt_dropped]++;
 	if (bt_log_wants(bt->c, LOG_SMC))
 		bt_log_dropped(bt->c, b);
 }
 
-static void unlink_block(struct block *b)
+/* Does it hold one of these bytes of its page, or (beyond PAGE_SIZE) of the next one? */
+static bool holds(const struct block *b, unsigned first, unsigned last)
 {
-	struct block **p = &b->va->blocks;
+	unsigned at = b->pc & ~PAGE_MASK;
 
-	while (*p != b)
-		p = &(*p)->next;
-	*p = b->next;
-}
-
-static void unlink_ending(struct block *b)
-{
-	struct block **p = &b->end_va->ending;
-
-	while (*p != b)
-		p = &(*p)->next_ending;
-	*p = b->next_ending;
+	return at < last && at + b->len > first;
 }
 
 /* Blocks of this page that hold one of the bytes. */
 static void starting_drop(struct bt *bt, struct code_va *v, unsigned first, unsigned last)
 {
-	struct block **p = &v->blocks;
+	u32 *p = &v->blocks;
 
 	while (*p) {
-		struct block *b = *p;
-		unsigned at = b->pc & ~PAGE_MASK;
+		struct block *b = &bt->block[*p - 1];
 
-		if (at < last && at + b->len > first) {
-			*p = b->next;
-			if (b->end_va)
-				unlink_ending(b);
+		if (!b->dropped && holds(b, first, last))
 			block_forget(bt, b);
-		} else {
+		if (b->dropped)
+			*p = b->next;
+		else
 			p = &b->next;
-		}
 	}
 }
 
-/* Blocks of the page before that do. */
-static void ending_drop(struct bt *bt, struct code_va *v, unsigned first)
+/* Blocks of the page before that do; at the same time those that have been dropped leave the list.
+ */
+static void ending_drop(struct bt *bt, struct code_va *v, unsigned first, unsigned last)
 {
-	struct block **p = &v->ending;
+	struct ending **p = &v->ending;
 
 	while (*p) {
-		struct block *b = *p;
+		struct ending *e = *p;
 
-		if ((b->pc & ~PAGE_MASK) + b->len - PAGE_SIZE > first) {
-			*p = b->next_ending;
-			unlink_block(b);
-			block_forget(bt, b);
+		if (!e->block->dropped && holds(e->block, PAGE_SIZE + first, PAGE_SIZE + last))
+			block_forget(bt, e->block);
+		if (e->block->dropped) {
+			*p = e->next;
+			free(e);
 		} else {
-			p = &b->next_ending;
+			p = &e->next;
 		}
 	}
 }
@@ -149,7 +148,7 @@ static void ending_drop(struct bt *bt, struct code_va *v, unsigned first)
 static void page_drop(struct bt *bt, struct code_va *v, unsigned first, unsigned last)
 {
 	starting_drop(bt, v, first, last);
-	ending_drop(bt, v, first);
+	ending_drop(bt, v, first, last);
 }
 
 void bt_code_written(struct bt *bt, gpa_t gpa, u64 len)
@@ -180,6 +179,7 @@ static void va_drop(struct bt *bt, struct code_va *v)
 	bt->n_non_global -= !v->global;
 	bt->n_pages[regime_of(v->page)]--;
 	HASH_DEL(bt->pages, v);
+	BUG_ON(v->ending); /* all were dropped */
 	free(v);
 }
 
@@ -234,6 +234,16 @@ void bt_revalidate(struct cpu *c, gva_t va, enum bt_scope scope)
 	}
 }
 
+static void endings_free(struct code_va *v)
+{
+	while (v->ending) {
+		struct ending *e = v->ending;
+
+		v->ending = e->next;
+		free(e);
+	}
+}
+
 void bt_flush(struct bt *bt)
 {
 	struct code_va *v, *tmp;
@@ -246,21 +256,19 @@ void bt_flush(struct bt *bt)
 			front_clear(bt, r);
 		bt->n_of[r] = bt->n_pages[r] = 0;
 	}
-	for (i = 0; i < bt->n_blocks; i++) {
-		front_drop(bt, bt->by_host[i]->pc);
-		free(bt->by_host[i]->recovery);
-		free(bt->by_host[i]);
-	}
+	for (i = 0; i < bt->n_blocks; i++)
+		front_drop(bt, bt->block[i].pc);
 	HASH_ITER(hh, bt->pages, v, tmp)
 	{
 		bt->by_gpa[v->gpa >> 12] = NULL;
 		HASH_DEL(bt->pages, v);
+		endings_free(v);
 		free(v);
 	}
-	bt->n_blocks = bt->n_non_global = 0;
-	bt->n_links = 1; /* 0: none */
+	bt->n_blocks = bt->n_dropped = bt->n_non_global = bt->records_used = 0;
 	bt->generation++;
 	bt->used = bt->fixed;
+	bt->tails = bt->limit;
 	bt->c->stats->n[STAT_bt_flushes]++;
 }
 
@@ -327,21 +335,36 @@ bool bt_code_next_page(struct bt *bt, struct code_bytes *code)
 	return true;
 }
 
+static void enlist_ending(struct bt *bt, struct block *b, struct code_va *v)
+{
+	struct ending *e = malloc(sizeof(*e));
+
+	BUG_ON(!e);
+	ending_drop(bt, v, PAGE_SIZE,
+		    PAGE_SIZE); /* of none; those that code writes have left there */
+	*e = (struct ending){.block = b, .next = v->ending};
+	v->ending = e;
+}
+
 static void block_enlist(struct bt *bt, struct block *b, gpa_t gpa, const struct code_bytes *code)
 {
 	gva_t page = b->pc & PAGE_MASK;
+	struct code_va *v = va_get(bt, page, gpa & PAGE_MASK);
 
-	b->va = va_get(bt, page, gpa & PAGE_MASK);
-	b->next = b->va->blocks;
-	b->va->blocks = b;
-	if (b->len > code->in_page) {
-		b->end_va = va_get(bt, page + PAGE_SIZE, code->next_gpa);
-		b->next_ending = b->end_va->ending;
-		b->end_va->ending = b;
-	}
-	bt->by_host[bt->n_blocks++] = b;
+	b->next = v->blocks;
+	v->blocks = ++bt->n_blocks;
+	if (b->len > code->in_page)
+		enlist_ending(bt, b, va_get(bt, page + PAGE_SIZE, code->next_gpa));
 	bt->n_of[regime_of(b->pc)]++;
-	block_table_add(&bt->blocks, b->pc, b);
+	block_table_add(&bt->blocks, v->blocks - 1);
+}
+
+static bool is_full(const struct bt *bt)
+{
+	u32 alive = bt->n_blocks - bt->n_dropped;
+
+	return bt->used + 2 * BT_BLOCK_ROOM + (alive + 1) * BT_TAIL_ROOM > bt->tails ||
+	       bt->n_blocks == BT_MAX_BLOCKS || bt->records_used + RECORDS_ROOM > RECORDS_SIZE;
 }
 
 static struct block *make(struct bt *bt)
@@ -354,9 +377,7 @@ static struct block *make(struct bt *bt)
 
 	if (!host)
 		return NULL;
-	if (bt->used + 2 * BT_BLOCK_ROOM > bt->limit || bt->n_blocks == MAX_BLOCKS ||
-	    (bt->flush_every && bt->n_blocks >= bt->flush_every) ||
-	    bt->n_links + BT_MAX_EXITS + 1 >= MAX_LINKS)
+	if (is_full(bt) || (bt->flush_every && bt->n_blocks >= bt->flush_every))
 		bt_flush(bt);
 	op_note_code(c, gpa & PAGE_MASK);
 	code.in_page = code.avail =
@@ -365,18 +386,18 @@ static struct block *make(struct bt *bt)
 	b = bt_translate(bt, &code);
 	block_enlist(bt, b, gpa, &code);
 	if (bt_log_wants(c, LOG_IN_ASM | LOG_OUT_ASM))
-		bt_log_block(bt, b, code.bytes);
+		bt_log_block(bt, b, gpa, code.bytes);
 	return b;
 }
 
 struct block *bt_find_block(struct bt *bt)
 {
 	u64 pc = bt->c->rip;
-	struct block *b;
+	s64 number;
 
 	bt->c->stats->n[STAT_bt_lookups]++;
-	b = block_table_find(&bt->blocks, pc);
-	return b ? b : make(bt);
+	number = block_table_find(&bt->blocks, pc);
+	return number >= 0 ? &bt->block[number] : make(bt);
 }
 
 u64 bt_find(struct bt *bt)
@@ -395,12 +416,18 @@ u64 bt_find(struct bt *bt)
 	return host;
 }
 
-void bt_link(struct bt *bt, u32 id, u64 to)
+void bt_link(struct bt *bt, u32 at, u64 to)
 {
-	const struct link *l = &bt->links[id];
-	u32 rel = (u32)(to - (u64)bt->rx) - (l->at + 4);
+	u32 rel = (u32)(to - (u64)bt->rx) - (at + 4);
 
-	memcpy(bt->rw + l->at, &rel, 4);
+	memcpy(bt->rw + at, &rel, 4);
+}
+
+struct records bt_records(const struct bt *bt, const struct block *b)
+{
+	const u8 *p = bt->records + b->records;
+
+	return (struct records){.p = p, .end = p + b->records_len};
 }
 
 struct block *bt_block_at(struct bt *bt, u64 host_pc)
@@ -411,14 +438,14 @@ struct block *bt_block_at(struct bt *bt, u64 host_pc)
 	while (lo < hi) {
 		u32 mid = (lo + hi) / 2;
 
-		if (bt->by_host[mid]->host <= off)
+		if (bt->block[mid].host <= off)
 			lo = mid + 1;
 		else
 			hi = mid;
 	}
-	if (lo == 0 || off >= bt->by_host[lo - 1]->host + bt->by_host[lo - 1]->host_len)
+	if (lo == 0 || off >= bt->block[lo - 1].host + bt->block[lo - 1].host_len)
 		return NULL;
-	return bt->by_host[lo - 1];
+	return &bt->block[lo - 1];
 }
 
 void bt_drop_at(struct bt *bt, u64 pc)
@@ -440,7 +467,7 @@ void bt_free(struct cpu *c)
 
 	if (!bt)
 		return;
-	if (bt->by_host && bt->by_gpa && bt->front_tag[R64H] && bt->front_tag[R64L])
+	if (bt->block && bt->by_gpa && bt->front_tag[R64H] && bt->front_tag[R64L])
 		bt_flush(bt);
 	lockstep_free(bt->lockstep);
 	c->mmu.shadow = NULL;
@@ -452,9 +479,9 @@ void bt_free(struct cpu *c)
 	if (bt->fd >= 0)
 		close(bt->fd);
 	block_table_free(&bt->blocks);
-	free(bt->by_host);
+	free(bt->block);
+	free(bt->records);
 	ram_page_array_free(c->mmu.ram, bt->by_gpa, sizeof(bt->by_gpa[0]));
-	free(bt->links);
 	for (r = 0; r < REGIMES; r++) {
 		shadow_free(bt->shadows[r]);
 		free(bt->front_tag[r]);
@@ -489,7 +516,7 @@ int bt_configure(struct cpu *c, const struct bt_options *o)
 	bt->flush_every = o->flush_every;
 	bt->check_recovery = o->check_recovery;
 	if (o->cache_size)
-		bt->limit = MIN(MAX(o->cache_size, BT_CACHE_MIN), (u64)BT_AREA_SIZE);
+		bt->limit = bt->tails = MIN(MAX(o->cache_size, BT_CACHE_MIN), (u64)BT_AREA_SIZE);
 	if (o->lockstep) {
 		bt->lockstep = lockstep_new(bt, o->lockstep);
 		c->mmu.watch_writes = true;
@@ -530,13 +557,14 @@ int bt_init(struct cpu *c, void *area)
 	c->translator = bt;
 	bt->c = c;
 	bt->fd = -1;
-	bt->limit = BT_AREA_SIZE;
-	block_table_init(&bt->blocks);
+	bt->limit = bt->tails = BT_AREA_SIZE;
 	bt->rx = bt->rw = MAP_FAILED;
-	bt->by_host = calloc(MAX_BLOCKS, sizeof(bt->by_host[0]));
+	/* Both are touched only as far as they are used. */
+	bt->block = calloc(BT_MAX_BLOCKS, sizeof(bt->block[0]));
+	bt->records = malloc(RECORDS_SIZE);
+	block_table_init(&bt->blocks, bt->block);
 	bt->by_gpa = ram_page_array(c->mmu.ram, sizeof(bt->by_gpa[0]));
-	bt->links = calloc(MAX_LINKS, sizeof(bt->links[0]));
-	if (bt->by_host && bt->by_gpa && bt->links && regime_init(bt, R64H, &shadow_kernel_half) &&
+	if (bt->block && bt->records && bt->by_gpa && regime_init(bt, R64H, &shadow_kernel_half) &&
 	    regime_init(bt, R64L, &shadow_low_window))
 		err = map_area(bt, area);
 	/* Emitted code reaches all of these by absolute 31-bit addresses. */
@@ -549,7 +577,6 @@ int bt_init(struct cpu *c, void *area)
 	}
 	memset(c->bt.vec_missing, 1, sizeof(c->bt.vec_missing));
 	bt_emit_common(bt);
-	bt->n_links = 1; /* link 0: none */
 	regime_enter(bt, R64H);
 	return 0;
 }

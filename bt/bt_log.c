@@ -187,13 +187,13 @@ static void print_host_range(const struct bt *bt, u32 from, u32 to, unsigned at)
 }
 
 /* Area offset of the first host byte of the instruction at guest offset g, or of `otherwise`. */
-static u32 host_start(const struct block *b, u32 g, u32 otherwise)
+static u32 host_start(const struct bt *bt, const struct block *b, u32 g, u32 otherwise)
 {
-	unsigned i;
+	struct records s = bt_records(bt, b);
 
-	for (i = 0; i < b->n_recovery; i++)
-		if (b->recovery[i].guest == g && !b->recovery[i].spills)
-			return b->host + b->recovery[i].host;
+	while (records_next(&s))
+		if (s.at.guest == g && !s.at.spills)
+			return b->host + s.at.host;
 	return otherwise;
 }
 
@@ -201,19 +201,18 @@ static u32 host_start(const struct block *b, u32 g, u32 otherwise)
 static u32 stubs_start(const struct bt *bt, const struct block *b)
 {
 	static const u8 set_rip[] = {0xc7, 0x04, 0x25}; /* as a whole, behind REX.W, or by halves */
-	u32 rip = (u32)(uintptr_t)&bt->c->rip;
-	unsigned i;
+	u32 rip = (u32)(uintptr_t)&bt->c->rip, end = b->host + b->host_len;
+	struct records s = bt_records(bt, b);
 
-	for (i = 0; i < b->n_recovery; i++) {
-		const u8 *p = bt->rw + b->host + b->recovery[i].host;
+	while (records_next(&s)) {
+		const u8 *p = bt->rw + b->host + s.at.host;
 
 		p += *p == 0x48;
-		if ((b->recovery[i].spills & RECOVER_NEVER) &&
-		    b->host + b->recovery[i].host + 8 <= b->tail &&
+		if ((s.at.spills & RECOVER_NEVER) && b->host + s.at.host + 8 <= end &&
 		    !memcmp(p, set_rip, sizeof(set_rip)) && !memcmp(p + 3, &rip, sizeof(rip)))
-			return b->host + b->recovery[i].host;
+			return b->host + s.at.host;
 	}
-	return b->tail;
+	return end;
 }
 
 /* One guest instruction, and with out_asm its host code; its length, 0: the end. */
@@ -238,29 +237,27 @@ static unsigned print_guest(const struct bt *bt, const struct block *b, const u8
 			     decoder_format(e->decoder, &in, b->pc + at, text, sizeof(text)));
 	}
 	if (e->log_items & LOG_OUT_ASM)
-		print_host_range(bt, host_start(b, at, stubs),
-				 at + len < b->len ? host_start(b, at + len, stubs) : stubs, n);
+		print_host_range(bt, host_start(bt, b, at, stubs),
+				 at + len < b->len ? host_start(bt, b, at + len, stubs) : stubs, n);
 	else
 		fprintf(e->log, "\n");
 	return len;
 }
 
-void bt_log_block(struct bt *bt, const struct block *b, const u8 *code)
+void bt_log_block(struct bt *bt, const struct block *b, gpa_t gpa, const u8 *code)
 {
 	struct engine *e = bt->c->engine;
-	u32 stubs = stubs_start(bt, b), at = 0;
+	u32 stubs = stubs_start(bt, b), end = b->host + b->host_len, at = 0;
 	char name[LOG_NAME_LEN];
 
 	fprintf(e->log, "block %016llx%s at gpa %#llx: %u bytes, %u of host code\n", (ull)b->pc,
-		log_name(bt->c, b->pc, name), (ull)(b->va->gpa | (b->pc & ~PAGE_MASK)), b->len,
-		b->host_len);
+		log_name(bt->c, b->pc, name), (ull)gpa, b->len, b->host_len);
 	while (at < b->len)
 		at += print_guest(bt, b, code, at, stubs);
 	if (!(e->log_items & LOG_OUT_ASM))
 		return;
-	if (stubs < b->tail)
-		print_host_range(bt, stubs, b->tail, fprintf(e->log, "  exits"));
-	print_host_range(bt, b->tail, b->host + b->host_len, fprintf(e->log, "  once dropped"));
+	if (stubs < end)
+		print_host_range(bt, stubs, end, fprintf(e->log, "  exits"));
 }
 
 /* --- writes to code --- */

@@ -23,7 +23,7 @@ static inline bool bt_log_wants(const struct cpu *c, unsigned items)
 
 /* in_asm: the guest instructions of a block just made from `code`; out_asm: beside each the host
  * code it became. */
-void bt_log_block(struct bt *bt, const struct block *b, const u8 *code);
+void bt_log_block(struct bt *bt, const struct block *b, gpa_t gpa, const u8 *code);
 
 /* smc: a block was dropped; why says the line that follows. */
 void bt_log_dropped(const struct cpu *c, const struct block *b);

@@ -2,7 +2,7 @@
  * --check-recovery: is every place of a block one that the fault handler (recover.c) can turn back
  * into the guest's state?
  *
- *	records		in order, the first at offset 0, each at a guest instruction of the block or
+ *	records		the first at offset 0, each at a guest instruction of the block or
  *			behind its last one
  *	host code	each instruction that accesses memory, other than the CPU structure's and
  *the front table's (absolute addresses without a segment prefix), has a record without
@@ -49,30 +49,20 @@ static void mark_boundaries(struct check *k, const u8 *code)
 
 static void check_records(const struct check *k)
 {
-	const struct recovery *r = k->b->recovery;
-	u32 i;
+	struct records s = bt_records(k->bt, k->b);
+	bool any = false;
 
-	if (!k->b->n_recovery || r[0].host)
-		wrong(k, 0, "no record for the start");
-	for (i = 0; i < k->b->n_recovery; i++) {
-		if (i && r[i].host < r[i - 1].host)
-			wrong(k, r[i].host, "records are out of order");
-		if (r[i].host > k->b->host_len)
-			wrong(k, r[i].host, "a record lies behind the block");
-		if (r[i].guest > k->b->len || !k->boundary[r[i].guest])
-			wrong(k, r[i].host, "a record is at no guest instruction");
+	while (records_next(&s)) {
+		if (!any && s.at.host)
+			wrong(k, 0, "no record for the start");
+		any = true;
+		if (s.at.host > k->b->host_len)
+			wrong(k, s.at.host, "a record lies behind the block");
+		if (s.at.guest > k->b->len || !k->boundary[s.at.guest])
+			wrong(k, s.at.host, "a record is at no guest instruction");
 	}
-}
-
-/* As recover() finds it. */
-static const struct recovery *record_of(const struct block *b, u32 host)
-{
-	const struct recovery *r = b->recovery;
-	u32 i;
-
-	for (i = 1; i < b->n_recovery && b->recovery[i].host <= host; i++)
-		r = &b->recovery[i];
-	return r;
+	if (!any)
+		wrong(k, 0, "no record");
 }
 
 static bool accesses_guest_memory(const struct insn *in)
@@ -139,7 +129,8 @@ void bt_check_recovery(struct bt *bt, const struct block *b, const u8 *code)
 		if (n <= 0)
 			wrong(&k, at, "host code that does not decode");
 		if (accesses_guest_memory(&in) && !touched_before(&in) &&
-		    !pops_frame_flags(&before, &in) && (record_of(b, at)->spills & RECOVER_NEVER))
+		    !pops_frame_flags(&before, &in) &&
+		    (records_find(bt_records(bt, b), at).spills & RECOVER_NEVER))
 			wrong(&k, at, "an access to guest memory has no recovery");
 		before = in;
 		at += n;

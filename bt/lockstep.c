@@ -51,6 +51,8 @@ struct page {
 struct lockstep {
 	struct bt *bt;
 	u64 first;
+	u32 *runs; /* of each block of this generation */
+	u32 generation;
 	/* The block being checked: a copy, since stepping may drop it. */
 	u64 pc;
 	u32 len, stop;
@@ -72,12 +74,19 @@ struct lockstep *lockstep_new(struct bt *bt, u64 first)
 		memset(l, 0, sizeof(*l));
 		l->bt = bt;
 		l->first = first;
+		l->generation = bt->generation;
+		l->runs = calloc(BT_MAX_BLOCKS, sizeof(l->runs[0]));
 	}
-	return l;
+	if (l && l->runs)
+		return l;
+	lockstep_free(l);
+	return NULL;
 }
 
 void lockstep_free(struct lockstep *l)
 {
+	if (l)
+		free(l->runs);
 	free(l);
 }
 
@@ -399,7 +408,7 @@ static NORETURN void report(struct lockstep *l, const char *what, const struct r
 	print_memory(l, translated_after);
 	print_guest_code(l);
 	for (i = bt->n_blocks; i-- > 0;) { /* the newest one of this address */
-		const struct block *b = bt->by_host[i];
+		const struct block *b = &bt->block[i];
 
 		if (b->pc != l->pc)
 			continue;
@@ -440,9 +449,15 @@ static void compare(struct lockstep *l, const struct regs *translated, const str
 
 /* --- the check --- */
 
-static bool due(struct lockstep *l, struct block *b)
+static bool due(struct lockstep *l, const struct block *b)
 {
-	return b->stop && (++b->runs <= l->first || b->runs % CHECK_EVERY == 0);
+	u32 *runs = &l->runs[b - l->bt->block];
+
+	if (l->generation != l->bt->generation) {
+		memset(l->runs, 0, BT_MAX_BLOCKS * sizeof(l->runs[0]));
+		l->generation = l->bt->generation;
+	}
+	return b->stop && (++*runs <= l->first || *runs % CHECK_EVERY == 0);
 }
 
 /* Translated code has run. */

@@ -19,12 +19,11 @@
 /* Write the guest's state at a host address to c. False if it is not recoverable just there. */
 static bool recover(struct bt *bt, struct block *b, const struct host_frame *f, bool *behind_sti)
 {
-	u32 off = f->rip - (u64)bt->rx - b->host, i;
-	const struct recovery *r = b->recovery;
+	const struct recovery found =
+	    records_find(bt_records(bt, b), f->rip - (u64)bt->rx - b->host);
+	const struct recovery *r = &found;
 	struct cpu *c = bt->c;
 
-	for (i = 1; i < b->n_recovery && b->recovery[i].host <= off; i++)
-		r = &b->recovery[i];
 	if (r->spills & RECOVER_NEVER)
 		return false;
 	memcpy(c->gpr, f->gpr, sizeof(c->gpr));

@@ -33,7 +33,7 @@ struct tr {
 	bool ecx_known;        /* RCX holds ecx */
 	u32 ecx;
 	u32 stop; /* guest offset of the callout at the end, ~0: none */
-	struct recovery rec[12 * BT_MAX_INSNS + 16];
+	struct recovery rec[BT_MAX_RECORDS];
 	unsigned n_rec;
 	struct {
 		u8 *rel32; /* to be pointed at the stub, later at the block */

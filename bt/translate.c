@@ -99,6 +99,14 @@ void tr_light_callout(struct tr *t, const struct insn *in)
 	t->base_written = false;
 }
 
+/* Leave for a block that the rel32 at area offset `at` will then lead to. */
+static void emit_exit_to(struct tr *t, u64 target, u32 at)
+{
+	emit_store_imm64_abs(&t->e, CTX(t->bt, rip), target);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.link), at);
+	tr_jmp_to(t, t->bt->exit_at);
+}
+
 static void emit_stubs(struct tr *t)
 {
 	struct bt *bt = t->bt;
@@ -108,15 +116,13 @@ static void emit_stubs(struct tr *t)
 		u32 at = t->exit[i].rel32 - bt->rw, rel = t->e.p - t->exit[i].rel32 - 4;
 
 		memcpy(t->exit[i].rel32, &rel, 4);
-		bt->links[bt->n_links] = (struct link){.at = at, .target = t->exit[i].target};
 		/* The guest's state is that before the target: recovery by rip in the context would
 		 * need another kind of tr_record, so a signal here waits for the exit, two moves
 		 * off.
 		 */
-		tr_record(t, t->pc, RECOVER_NEVER);
-		emit_store_imm64_abs(&t->e, CTX(bt, rip), t->exit[i].target);
-		emit_store_imm_abs(&t->e, CTX(bt, bt.link), bt->n_links++);
-		tr_jmp_to(t, bt->exit_at);
+		if (i == 0)
+			tr_record(t, t->pc, RECOVER_NEVER);
+		emit_exit_to(t, t->exit[i].target, at);
 	}
 }
 
@@ -256,40 +262,38 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 	}
 }
 
+void bt_emit_tail(struct bt *bt, const struct block *b, u32 at)
+{
+	struct tr t = {.bt = bt};
+
+	t.e = (struct emit){.p = bt->rw + at, .end = bt->rw + at + BT_TAIL_ROOM};
+	emit_exit_to(&t, b->pc, b->host + 1);
+	BUG_ON(t.e.full);
+}
+
 struct block *bt_translate(struct bt *bt, struct code_bytes *code)
 {
 	static const unsigned align = 16;
 	u64 pc = bt->c->rip;
 	enum regime r = regime_of(pc);
 	struct tr t = {.bt = bt, .regime = r, .bias = regime_bias(r), .pc = pc, .stop = ~0u};
-	struct block *b = calloc(1, sizeof(*b));
+	struct block *b = &bt->block[bt->n_blocks];
 
-	BUG_ON(!b);
 	bt->used = ALIGN_UP(bt->used, align);
 	t.start = bt->rw + bt->used;
 	t.e = (struct emit){.p = t.start, .end = t.start + BT_BLOCK_ROOM};
-	b->pc = t.pc;
-	b->host = bt->used;
+	*b = (struct block){.pc = t.pc, .host = bt->used};
 	b->len = tr_block(&t, code);
 	b->stop = MIN(t.stop, b->len);
 	b->vector = t.vector;
 	emit_stubs(&t);
 	tr_emit_misses(&t);
-	b->tail = t.e.p - bt->rw;
-	tr_record(&t, t.pc, 0);
-	/* Once dropped, the block's entry is a jump to here, and itself an exit that can be linked.
-	 */
-	bt->links[bt->n_links] = (struct link){.at = b->host + 1, .target = t.pc};
-	emit_store_imm64_abs(&t.e, CTX(bt, rip), t.pc);
-	emit_store_imm_abs(&t.e, CTX(bt, bt.link), bt->n_links++);
-	tr_jmp_to(&t, bt->exit_at);
 	BUG_ON(t.e.full);
 	b->host_len = t.e.p - t.start;
-	b->n_recovery = t.n_rec;
-	b->recovery = malloc(t.n_rec * sizeof(t.rec[0]));
-	BUG_ON(!b->recovery);
-	memcpy(b->recovery, t.rec, t.n_rec * sizeof(t.rec[0]));
+	b->records = bt->records_used;
+	b->records_len = records_pack(t.rec, t.n_rec, bt->records + b->records);
 	bt->used += b->host_len;
+	bt->records_used += b->records_len;
 	bt->c->stats->n[STAT_bt_blocks]++;
 	bt->c->stats->n[STAT_bt_guest_bytes] += b->len;
 	bt->c->stats->n[STAT_bt_host_bytes] += b->host_len;

@@ -10,16 +10,20 @@
 #include "bt_run.h"
 #include "emit_x64.h"
 #include "op.h"
+#include "records.h"
 #include "shadow.h"
 
 #include <uthash.h>
 
-#define BT_AREA_SIZE  (64 * MIB)
-#define BT_MAX_INSNS  48u
-#define BT_MAX_EXITS  4u
-#define BT_FRONT_BITS 16
-#define BT_FRONT_SIZE (1u << BT_FRONT_BITS)
-#define BT_BLOCK_ROOM 16384u /* host bytes a block can take at most */
+#define BT_AREA_SIZE   (64 * MIB)
+#define BT_MAX_INSNS   48u
+#define BT_MAX_EXITS   4u
+#define BT_FRONT_BITS  16
+#define BT_FRONT_SIZE  (1u << BT_FRONT_BITS)
+#define BT_BLOCK_ROOM  16384u /* host bytes a block can take at most */
+#define BT_TAIL_ROOM   48u    /* those that it takes once dropped */
+#define BT_MAX_BLOCKS  400000u
+#define BT_MAX_RECORDS (12 * BT_MAX_INSNS + 16) /* of a block */
 
 /*
  * How a block reaches guest memory, by the half of the address space that it runs in: the bias in
@@ -63,27 +67,24 @@ enum {
 	RECOVER_SWAPPED = 1024 /* the two GS bases stand in struct cpu the wrong way round */
 };
 
-/* From host offset `host` of its block on, the guest's state is that before the instruction at
- * guest offset `guest`, but for spilled registers. */
-struct recovery {
-	u16 host, guest;
-	u16 spills;
+/* There are a hundred thousand of these: half a cache line each. */
+struct block {
+	u64 pc;      /* guest linear address */
+	u32 host;    /* offset in the area */
+	u32 next;    /* in its page: a number + 1, 0: none. May be dropped. */
+	u32 records; /* offset of its recovery records in bt->records */
+	u16 records_len;
+	u16 host_len;
+	u16 len;     /* guest bytes covered */
+	u16 stop;    /* guest offset of the callout that ends it; len: none does */
+	bool vector; /* has instructions on vector state */
+	bool dropped;
 };
 
-struct block {
-	u64 pc;             /* guest linear address */
-	u32 len;            /* guest bytes covered */
-	u32 stop;           /* guest offset of the callout that ends it; len: none does */
-	u32 runs;           /* counted by the lockstep check only */
-	bool vector;        /* has instructions on vector state */
-	u32 host, host_len; /* offset in the area */
-	u32 tail;           /* area offset of the code that leaves for pc, once it is dropped */
-	struct code_va *va;
-	struct block *next;        /* in its page */
-	struct code_va *end_va;    /* the next page, if its last instruction ends there */
-	struct block *next_ending; /* there */
-	unsigned n_recovery;
-	struct recovery *recovery;
+/* A block whose last instruction ends in the page behind its own. */
+struct ending {
+	struct block *block; /* may be dropped */
+	struct ending *next;
 };
 
 /* A guest-linear page that has blocks, and where it was mapped when they were made. */
@@ -91,17 +92,11 @@ struct code_va {
 	gva_t page;
 	gpa_t gpa;
 	bool global;
-	u8 shift; /* log2 of the leaf that maps it */
-	struct block *blocks;
-	struct block *ending;  /* of the page before, with an instruction that ends in this one */
+	u8 shift;              /* log2 of the leaf that maps it */
+	u32 blocks;            /* number + 1 */
+	struct ending *ending; /* of the page before, with an instruction that ends in this one */
 	struct code_va *alias; /* next with the same gpa */
 	UT_hash_handle hh;     /* by page */
-};
-
-/* A direct exit: a rel32 that first leads to a stub and then to the target block. */
-struct link {
-	u32 at; /* area offset of the rel32 */
-	u64 target;
 };
 
 /* Kinds of light callouts, by what becomes of the host's FS: the guest's, and so again; the
@@ -130,8 +125,10 @@ struct bt {
 	u32 miss_at; /* of checked sites; miss_leave_at: those that do not come back */
 	u32 miss_leave_at;
 	struct block_table blocks; /* by pc */
-	struct block **by_host;    /* in order of host offset */
-	u32 n_blocks;
+	struct block *block;       /* in order of host offset */
+	u32 n_blocks, n_dropped;   /* of them */
+	u8 *records;               /* of all of them, packed */
+	u32 records_used;
 	u32 n_of[REGIMES]; /* blocks made since the last flush */
 	u32 n_non_global;  /* pages */
 	u32 n_pages[REGIMES];
@@ -139,8 +136,6 @@ struct bt {
 	u32 generation;                            /* counts flushes */
 	struct code_va *pages;
 	struct code_va **by_gpa;
-	struct link *links;
-	u32 n_links;
 	/* A table for each regime, below 2 GiB; tag: minus the guest PC. */
 	u64 *front_tag[REGIMES], *front_host[REGIMES];
 	struct site *sites; /* promoted ones, by pc */
@@ -152,6 +147,7 @@ struct bt {
 	} faulting[64]; /* places that have written to code, or met page faults */
 	bool no_chain, one_insn, check_recovery;
 	u32 limit;       /* bytes of the area that are used */
+	u32 tails;       /* from here on they are the exits of dropped blocks */
 	u64 flush_every; /* blocks; 0: flush when full */
 	struct lockstep *lockstep;
 };
@@ -210,11 +206,14 @@ void bt_enter(struct bt *bt, u64 host);
 /* The same for the common code of light callouts: step the instruction at c->rip. Can the block
  * that asked for it go on behind it? May raise. */
 bool bt_light_callout(struct bt *bt);
-/* Let a direct exit go straight to the block at host address `to`. */
-void bt_link(struct bt *bt, u32 id, u64 to);
+/* Let a direct exit go straight to the block at host address `to`: a rel32 at area offset `at`,
+ * cpu->bt.link, that has led to a stub so far. */
+void bt_link(struct bt *bt, u32 at, u64 to);
 void bt_flush(struct bt *bt);
 /* The block whose code holds a host address, or NULL. */
 struct block *bt_block_at(struct bt *bt, u64 host_pc);
+/* The recovery records of a block. */
+struct records bt_records(const struct bt *bt, const struct block *b);
 /* Drop what was made from [gpa, gpa+len) (within a page). */
 void bt_code_written(struct bt *bt, gpa_t gpa, u64 len);
 /* Drop the blocks of pc's page that hold the instruction at pc. */
@@ -223,8 +222,11 @@ void bt_drop_at(struct bt *bt, u64 pc);
 /* Take some bytes of the next page in. False: there are none that can be watched. */
 bool bt_code_next_page(struct bt *bt, struct code_bytes *code);
 
-/* translate.c: make the block at c->rip into the area at bt->used. */
+/* translate.c: make the block at c->rip into the area at bt->used, the array at bt->n_blocks and
+ * bt->records. */
 struct block *bt_translate(struct bt *bt, struct code_bytes *code);
+/* The exit of a dropped block, at area offset `at`. */
+void bt_emit_tail(struct bt *bt, const struct block *b, u32 at);
 /* check_recovery.c: --check-recovery of a block just made from code; BUG if it is wrong. */
 void bt_check_recovery(struct bt *bt, const struct block *b, const u8 *code);
 /* The common entry, exit and lookup code. */

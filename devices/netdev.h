@@ -18,7 +18,8 @@ struct netdev {
 	struct netdev *next;   /* the owner's */
 	const char *id, *kind; /* the owner's: "n0", "user" */
 	bool stopped;          /* the VM is: the card is left alone */
-	bool link;             /* somebody is at the other end; sent frames are lost if not */
+	bool link;             /* somebody is at the other end */
+	bool pulled;           /* the cable has been taken out of the card */
 	bool offloads; /* the other end takes frames with checksum and segmentation still to do;
 			  may change with the link */
 
@@ -74,13 +75,32 @@ static inline void netdev_set_stopped(struct netdev *n, bool stopped)
 	}
 }
 
+/* Does the card see a link? Frames sent without one are lost. */
+static inline bool netdev_up(const struct netdev *n)
+{
+	return n->link && !n->pulled;
+}
+
 static inline void netdev_set_link(struct netdev *n, bool link)
 {
 	if (n->link == link)
 		return;
 	n->link = link;
-	if (n->nic)
+	if (n->nic && !n->pulled)
 		n->link_changed(n->nic);
+}
+
+/* Take the cable out, or put it in again. The other end does not see it. */
+static inline void netdev_pull(struct netdev *n, bool pulled)
+{
+	if (n->pulled == pulled)
+		return;
+	n->pulled = pulled;
+	if (!n->nic)
+		return;
+	if (n->link)
+		n->link_changed(n->nic);
+	n->resume(n); /* a frame that the card refused is offered again, and lost */
 }
 
 #endif

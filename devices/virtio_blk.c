@@ -3,7 +3,8 @@
  * read and one byte of status. How the driver splits that into descriptors is its business.
  *
  * Life of a request: popped and checked on the vCPU thread; done there if that takes no waiting
- * (reads of what the host has in its page cache, errors, the serial number), else by a worker;
+ * (reads of what the host has in its page cache, writes to there, errors, the serial number), else
+ * by a worker;
  * pushed on the vCPU thread. Nothing the guest writes meanwhile is looked at twice: the header is
  * copied.
  */
@@ -75,7 +76,7 @@ struct blk_range { /* of discard and write zeroes */
 #define MAX_RANGES        64 /* in one request */
 #define MAX_RANGE_SECTORS (GIB / DISK_SECTOR)
 #define MAX_DATA          (128 * MIB) /* of one request: bounds how long a reset may take */
-#define MAX_INLINE        (256 * KIB) /* copied on the vCPU thread */
+#define MAX_INLINE        (1 * MIB)   /* copied on the vCPU thread, of one kick's requests */
 #define NEVER_LONGER      (1 * GIB)   /* not even an honest driver's mistake */
 
 struct blk_request {
@@ -248,11 +249,28 @@ static u8 check(struct blk_request *r)
 
 static bool read_inline(struct blk_request *r)
 {
-	bool got = r->header.type == BLK_T_IN && r->len <= MAX_INLINE &&
+	bool got = r->header.type == BLK_T_IN && r->len <= r->blk->inline_left &&
 		   !disk_readv_now(r->blk->cfg.disk, r->data, r->segs, r->offset);
 
 	count(r->blk, STAT_disk_reads_inline, got);
 	return got;
+}
+
+/* 0: done, or an error of the host's; -EAGAIN: it is for a worker. A write that another one is on
+ * its way for might overtake it, which the driver has to expect anyway. */
+static int write_inline(struct blk_request *r)
+{
+	struct virtio_blk *blk = r->blk;
+	bool waited;
+	int rc;
+
+	if (r->header.type != BLK_T_OUT || r->len > blk->inline_left || r->flush_after ||
+	    !blk->cfg.cached)
+		return -EAGAIN;
+	rc = disk_writev_now(blk->cfg.disk, r->data, r->segs, r->offset, &waited);
+	count(blk, STAT_disk_writes_inline, !rc);
+	count(blk, STAT_disk_writes_waited, waited);
+	return rc;
 }
 
 static void give_id(struct blk_request *r)
@@ -266,6 +284,8 @@ static void give_id(struct blk_request *r)
 /* True: answered; false: a worker has it. */
 static bool start(struct blk_request *r)
 {
+	int rc;
+
 	virtq_read(&r->elem, 0, &r->header, sizeof(r->header));
 	if (r->header.type == BLK_T_GET_ID) {
 		give_id(r);
@@ -276,8 +296,12 @@ static bool start(struct blk_request *r)
 		count(r->blk, STAT_disk_refused, 1);
 		return true;
 	}
-	if (read_inline(r))
+	rc = read_inline(r) ? 0 : write_inline(r);
+	if (rc != -EAGAIN) {
+		r->blk->inline_left -= r->len;
+		r->status = rc ? BLK_S_IOERR : BLK_S_OK;
 		return true;
+	}
 	r->blk->in_flight++;
 	/* Writes that end in the host's page cache. */
 	r->job.quick = r->header.type == BLK_T_OUT && !r->flush_after && r->blk->cfg.cached;
@@ -313,6 +337,7 @@ static void serve(struct virtio_dev *dev, unsigned index)
 	struct virtio_blk *blk = blk_of(dev);
 	struct virtq *q = &dev->queue[index];
 
+	blk->inline_left = MAX_INLINE;
 	for (;;) {
 		struct blk_request *r = take_request(blk);
 

@@ -36,7 +36,8 @@ struct virtio_blk {
 	u32 discard_alignment;
 	struct blk_request *spare; /* allocated, not in use */
 	unsigned in_flight;
-	bool starved; /* there was no memory for another one: look again when one is done */
+	u64 inline_left; /* bytes of this kick's requests that may be copied at once */
+	bool starved;    /* there was no memory for another one: look again when one is done */
 };
 
 void virtio_blk_init(struct virtio_blk *blk, const struct virtio_blk_config *cfg,

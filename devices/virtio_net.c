@@ -107,7 +107,7 @@ static void send_elem(struct virtio_net *n)
 		++*count(n, STAT_net_tx_bad);
 		return;
 	}
-	if (!n->peer->link) {
+	if (!netdev_up(n->peer)) {
 		++*count(n, STAT_net_tx_lost);
 		return;
 	}
@@ -273,7 +273,7 @@ static bool peer_receive(void *nic, const struct net_meta *meta, u8 *frame, size
 	struct iovec piece[2] = {{frame, len}, {NULL, 0}};
 	u64 tso = m.gso == NET_GSO_TCPV6 ? VIRTIO_NET_F_GUEST_TSO6 : VIRTIO_NET_F_GUEST_TSO4;
 
-	if (!running(n, VIRTIO_NET_RX)) {
+	if (!running(n, VIRTIO_NET_RX) || n->peer->pulled) {
 		++*count(n, STAT_net_rx_dropped);
 		return true;
 	}
@@ -394,7 +394,7 @@ static void net_config_read(struct virtio_dev *dev, unsigned offset, void *buf, 
 {
 	const struct virtio_net *n = to_net(dev);
 	struct virtio_net_config cfg = {
-	    .status = n->peer->link, .max_queue_pairs = 1, .mtu = n->opt.mtu};
+	    .status = netdev_up(n->peer), .max_queue_pairs = 1, .mtu = n->opt.mtu};
 
 	memcpy(cfg.mac, n->mac, sizeof(cfg.mac));
 	memcpy(buf, (u8 *)&cfg + offset, len);

@@ -51,6 +51,7 @@ static const struct sock_filter always[] = {
     ALLOW(pwritev),
     ALLOW(preadv2),
     ALLOW(pwritev2),
+    ALLOW(getrusage), /* has a write slept? */
     ALLOW(fdatasync),
     ALLOW(fsync),
     ALLOW(fallocate),

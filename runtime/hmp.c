@@ -203,6 +203,7 @@ static const struct hmp_entry commands[] = {
     {"quit", "", "end ringshift", quit},
     {"q", "", "the same", quit},
     {"balloon", "MEGABYTES", "have the guest do with so much memory", hmp_balloon},
+    {"set_link", "ID on|off", "put the cable of a -netdev in, or take it out", hmp_set_link},
     {"nmi", "", "send an NMI", nmi},
     {"sendkey", "KEYS [MS]", "press keys together (ctrl-alt-delete), for 100 ms", sendkey},
     {"x", "/FMT ADDR", "guest memory by linear address; FMT: count, x d u o c i, b h w g", hmp_x},

@@ -29,5 +29,6 @@ void hmp_info_pci(struct vm *vm, FILE *out, const char *args);
 void hmp_info_qtree(struct vm *vm, FILE *out, const char *args);
 void hmp_info_balloon(struct vm *vm, FILE *out, const char *args);
 void hmp_balloon(struct vm *vm, FILE *out, const char *args);
+void hmp_set_link(struct vm *vm, FILE *out, const char *args);
 
 #endif

@@ -1,8 +1,11 @@
 /*
  * What the monitor shows of devices, and asks of the balloon.
  */
+#include <string.h>
+
 #include "drive.h"
 #include "hmp.h"
+#include "netdev.h"
 #include "netdevs.h"
 #include "plug.h"
 #include "virtio_balloon.h"
@@ -104,4 +107,23 @@ void hmp_balloon(struct vm *vm, FILE *out, const char *args)
 		fprintf(out, "usage: balloon MEGABYTES\n");
 	else if (!plug_balloon_set(vm, mib * MIB))
 		no_balloon(out);
+}
+
+void hmp_set_link(struct vm *vm, FILE *out, const char *args)
+{
+	size_t len = strcspn(args, " \t");
+	const char *how = args + len + strspn(args + len, " \t");
+	char id[64];
+	struct netdev *nd;
+
+	if (!len || (strcmp(how, "on") && strcmp(how, "off"))) {
+		fprintf(out, "usage: set_link ID on|off\n");
+		return;
+	}
+	snprintf(id, sizeof(id), "%.*s", (int)MIN(len, sizeof(id)), args);
+	nd = netdev_find(vm, id);
+	if (nd)
+		netdev_pull(nd, !strcmp(how, "off"));
+	else
+		fprintf(out, "Error: Device '%s' not found\n", id);
 }

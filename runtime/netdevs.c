@@ -237,8 +237,9 @@ unsigned netdevs_need(const struct vm *vm)
 void netdevs_list(struct vm *vm, FILE *out)
 {
 	for (struct netdev *nd = vm->netdevs; nd; nd = nd->next)
-		fprintf(out, "%s: %s, link %s%s%s\n", nd->id, nd->kind, nd->link ? "up" : "down",
-			nd->offloads ? ", takes offloads" : "", nd->nic ? "" : ", no card");
+		fprintf(out, "%s: %s, link %s%s%s%s\n", nd->id, nd->kind, nd->link ? "up" : "down",
+			nd->pulled ? ", unplugged" : "", nd->offloads ? ", takes offloads" : "",
+			nd->nic ? "" : ", no card");
 }
 
 void netdevs_destroy(struct vm *vm)

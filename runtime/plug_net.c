@@ -32,7 +32,7 @@ static void describe(struct plugged *p, FILE *out)
 
 	plug_describe_virtio(&pn->pci, out);
 	fprintf(out, ", netdev %s, %02x:%02x:%02x:%02x:%02x:%02x, link %s", pn->net.peer->id, m[0],
-		m[1], m[2], m[3], m[4], m[5], pn->net.peer->link ? "up" : "down");
+		m[1], m[2], m[3], m[4], m[5], netdev_up(pn->net.peer) ? "up" : "down");
 }
 
 static int parse_features(struct keyval *k, u64 *without)

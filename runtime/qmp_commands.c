@@ -9,6 +9,8 @@
 #include "control.h"
 #include "drive.h"
 #include "hmp.h"
+#include "netdev.h"
+#include "netdevs.h"
 #include "plug.h"
 #include "qmp.h"
 #include "runstate.h"
@@ -428,6 +430,24 @@ static json_t *balloon(struct qmp_call *call)
 		return qmp_fail(call, "Parameter 'target' expects a size");
 	return plug_balloon_set(call->vm, (u64)value) ? json_object() : no_balloon(call);
 }
+
+/* ---- networks ---- */
+
+static json_t *set_link(struct qmp_call *call)
+{
+	const char *name = string_arg(call, "name");
+	struct netdev *nd = netdev_find(call->vm, name);
+
+	if (!nd) {
+		qmp_fail(call, "Device '%.100s' not found", name);
+		call->error_class = "DeviceNotFound";
+		return NULL;
+	}
+	netdev_pull(nd, !json_is_true(json_object_get(call->args, "up")));
+	return json_object();
+}
+
+/* ---- disks ---- */
 
 static json_t *image_info(const struct drive *d, const struct disk_info *info)
 {

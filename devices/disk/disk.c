@@ -295,6 +295,14 @@ int disk_writev(struct disk *d, const struct iovec *iov, unsigned n, u64 off)
 	return rc ? rc : d->format->writev(d, iov, n, off);
 }
 
+int disk_writev_now(struct disk *d, const struct iovec *iov, unsigned n, u64 off, bool *waited)
+{
+	int rc = may_write(d, off, iov_length(iov, n));
+
+	*waited = false;
+	return rc ? rc : d->format->writev_now(d, iov, n, off, waited);
+}
+
 int disk_flush(struct disk *d)
 {
 	return d->writable ? d->format->flush(d) : 0;

@@ -60,6 +60,10 @@ MUST_CHECK int disk_zero(struct disk *d, u64 off, u64 len, bool unmap);
 
 /* Read if that needs no waiting for the host's disk; -EAGAIN: use disk_readv. */
 MUST_CHECK int disk_readv_now(struct disk *d, const struct iovec *iov, unsigned n, u64 off);
+/* Write if that is most likely a matter of copying; -EAGAIN: use disk_writev. Always the same
+ * thread. *waited: it was not. */
+MUST_CHECK int disk_writev_now(struct disk *d, const struct iovec *iov, unsigned n, u64 off,
+			       bool *waited);
 
 /* Make an image, over one that is there. size ~0: the backing image's. backing may be NULL. */
 MUST_CHECK int disk_create(const char *path, const char *format, u64 size, const char *backing,

@@ -13,6 +13,8 @@ struct disk_format {
 	int (*close)(struct disk *d);
 	int (*readv)(struct disk *d, const struct iovec *iov, unsigned n, u64 off);
 	int (*readv_now)(struct disk *d, const struct iovec *iov, unsigned n, u64 off);
+	int (*writev_now)(struct disk *d, const struct iovec *iov, unsigned n, u64 off,
+			  bool *waited);
 	int (*writev)(struct disk *d, const struct iovec *iov, unsigned n, u64 off);
 	int (*flush)(struct disk *d);
 	int (*discard)(struct disk *d, u64 off, u64 len);

@@ -48,6 +48,11 @@ MUST_CHECK int hostfile_pwrite(struct hostfile *f, const void *buf, u64 len, u64
 MUST_CHECK int hostfile_preadv_now(struct hostfile *f, const struct iovec *iov, unsigned n,
 				   u64 off);
 
+/* Write to the host's page cache. -EAGAIN if that may take time, as it lately did; nothing has been
+ * done then. Always the same thread. *waited: it has taken time. */
+MUST_CHECK int hostfile_pwritev_now(struct hostfile *f, const struct iovec *iov, unsigned n,
+				    u64 off, bool *waited);
+
 /* What was written before is on the disk afterwards. After a failure it fails for ever: the host
  * has forgotten what it could not write, so nothing can make it good. */
 MUST_CHECK int hostfile_sync(struct hostfile *f);

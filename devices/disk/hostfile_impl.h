@@ -17,6 +17,7 @@ struct hostfile {
 	pthread_rwlock_t blocks;
 	_Atomic int sync_error; /* negative errno, for ever */
 	_Atomic bool no_zero_range, no_holes, no_nowait;
+	unsigned not_now; /* hostfile_pwritev_now does not try so many more times */
 };
 
 /* hostfile_lock.c: -EBUSY and what it failed to get, in QEMU's words. */

@@ -6,12 +6,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "hostfile_impl.h"
 #include "iov.h"
 
-#define BOUNCE_MAX (1 * MIB)
+#define BOUNCE_MAX       (1 * MIB)
+#define PAUSE_AFTER_WAIT 64 /* writes left to others after one that has waited */
 
 /* Drop the first `done` bytes. */
 static void advance(struct iovec **iov, unsigned *n, size_t done)
@@ -186,4 +188,38 @@ int hostfile_preadv_now(struct hostfile *f, const struct iovec *iov, unsigned n,
 	if (got < 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
 		f->no_nowait = true;
 	return got >= 0 && (u64)got == len ? 0 : -EAGAIN;
+}
+
+/* How often this thread has slept. */
+static long sleeps(void)
+{
+	struct rusage u;
+
+	return getrusage(RUSAGE_THREAD, &u) ? 0 : u.ru_nvcsw;
+}
+
+/*
+ * Most file systems cannot say beforehand whether a write to the page cache would wait (RWF_NOWAIT
+ * is an error). It does when too much is dirty or a page is on its way to the disk, which lasts: so
+ * one that has waited is a reason not to try for a while.
+ */
+int hostfile_pwritev_now(struct hostfile *f, const struct iovec *iov, unsigned n, u64 off,
+			 bool *waited)
+{
+	long before;
+	int rc;
+
+	*waited = false;
+	if (f->align > 1)
+		return -EAGAIN;
+	if (f->not_now) {
+		f->not_now--;
+		return -EAGAIN;
+	}
+	before = sleeps();
+	rc = transfer(f, iov, n, off, true);
+	*waited = sleeps() != before;
+	if (*waited)
+		f->not_now = PAUSE_AFTER_WAIT;
+	return rc;
 }

@@ -428,6 +428,7 @@ const struct disk_format disk_qcow2 = {
     .close = qcow2_close,
     .readv = qcow2_readv,
     .readv_now = qcow2_readv_now,
+    .writev_now = qcow2_writev_now,
     .writev = qcow2_writev,
     .flush = qcow2_flush,
     .discard = qcow2_discard,

@@ -220,6 +220,7 @@ void qcow2_set_l1(struct qcow2 *q, u64 i, u64 entry);
 int qcow2_readv(struct disk *d, const struct iovec *iov, unsigned n, u64 off);
 int qcow2_readv_now(struct disk *d, const struct iovec *iov, unsigned n, u64 off);
 int qcow2_writev(struct disk *d, const struct iovec *iov, unsigned n, u64 off);
+int qcow2_writev_now(struct disk *d, const struct iovec *iov, unsigned n, u64 off, bool *waited);
 
 /* --- qcow2_zero.c --- */
 int qcow2_discard(struct disk *d, u64 off, u64 len);

@@ -322,3 +322,23 @@ int qcow2_writev(struct disk *d, const struct iovec *iov, unsigned n, u64 off)
 	qcow2_relieve(q);
 	return rc;
 }
+
+/* Only what lies in one piece where it can be written in place. */
+int qcow2_writev_now(struct disk *d, const struct iovec *iov, unsigned n, u64 off, bool *waited)
+{
+	u64 len = iov_length(iov, n);
+	struct qcow2 *q = d->state;
+	struct qcow2_extent e;
+	int rc = -EAGAIN;
+
+	if (pthread_rwlock_tryrdlock(&q->gate))
+		return -EAGAIN;
+	if (!pthread_mutex_trylock(&q->lock)) {
+		rc = qcow2_map(q, off, len, true, &e) || !e.in_place || e.len < len ? -EAGAIN : 0;
+		pthread_mutex_unlock(&q->lock);
+	}
+	if (!rc)
+		rc = hostfile_pwritev_now(q->file, iov, n, e.host, waited);
+	pthread_rwlock_unlock(&q->gate);
+	return rc;
+}

@@ -67,6 +67,14 @@ static int raw_writev(struct disk *d, const struct iovec *iov, unsigned n, u64 o
 	return hostfile_pwritev(d->file, rest, n, off + done);
 }
 
+static int raw_writev_now(struct disk *d, const struct iovec *iov, unsigned n, u64 off,
+			  bool *waited)
+{
+	if (d->guessed && off < DISK_PROBE_SIZE)
+		return -EAGAIN;
+	return hostfile_pwritev_now(d->file, iov, n, off, waited);
+}
+
 static int raw_flush(struct disk *d)
 {
 	return hostfile_sync(d->file);
@@ -114,6 +122,7 @@ const struct disk_format disk_raw = {
     .readv = raw_readv,
     .readv_now = raw_readv_now,
     .writev = raw_writev,
+    .writev_now = raw_writev_now,
     .flush = raw_flush,
     .discard = raw_discard,
     .zero = raw_zero,

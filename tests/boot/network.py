@@ -161,9 +161,25 @@ def net_user(kit, setup):
         lease(sh)
         fetch(sh, kit, server)
         if not sh.qemu:
+            unplugged(sh, kit, con, server)
             killed(sh, kit, con)
         kit.check_log(sh)
         sh.power_off()
+
+
+def unplugged(sh, kit, con, server):
+    """The cable out, and in again."""
+    sh.run("ip link set eth0 up")
+    for how, carrier in (("off", "0"), ("on", "1")):
+        con.send(b"\x01c")
+        con.expect(rb"\(ringshift\) ", 20)
+        con.send(f"set_link nic0 {how}\r".encode())
+        con.expect(rb"\(ringshift\) ", 20)
+        con.send(b"\x01c")
+        wait_for(sh, kit, "cat /sys/class/net/eth0/carrier", carrier, 60)
+        if how == "off":
+            sh.matches("ping -c 1 -W 1 10.0.2.2; true", "0 packets received")
+    fetch(sh, kit, server)
 
 
 def killed(sh, kit, con):

@@ -1,5 +1,10 @@
 /* Host files: alignment in direct files, holes, locks, ends of files. */
 #include <errno.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "disk_rig.h"
 #include "hostfile.h"
@@ -223,4 +228,86 @@ Test(hostfile, raw_disks_of_odd_size)
 	cr_assert_eq(disk_writev(d, &iov, 1, 0), -EROFS);
 	cr_assert_eq(disk_zero(d, 0, 512, true), -EROFS);
 	disk_close(d);
+}
+
+/* Memory that is there only some time after somebody has wanted it. */
+struct late {
+	int fd;
+	u8 *page;
+	pthread_t thread;
+};
+
+static void *bring(void *opaque)
+{
+	struct late *l = opaque;
+	struct uffd_msg msg;
+	struct uffdio_zeropage zero = {.range = {(u64)(uintptr_t)l->page, PAGE_SIZE}};
+
+	cr_assert_eq(read(l->fd, &msg, sizeof(msg)), (ssize_t)sizeof(msg));
+	usleep(20000);
+	cr_assert_eq(ioctl(l->fd, UFFDIO_ZEROPAGE, &zero), 0);
+	return NULL;
+}
+
+static bool late_make(struct late *l)
+{
+	struct uffdio_api api = {.api = UFFD_API};
+	struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+
+	l->fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (l->fd < 0)
+		return false;
+	l->page = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	reg.range = (struct uffdio_range){(u64)(uintptr_t)l->page, PAGE_SIZE};
+	cr_assert(l->page != MAP_FAILED && !ioctl(l->fd, UFFDIO_API, &api) &&
+		  !ioctl(l->fd, UFFDIO_REGISTER, &reg));
+	cr_assert_eq(pthread_create(&l->thread, NULL, bring, l), 0);
+	return true;
+}
+
+/* One that has waited is done, and for a while others are refused. */
+Test(hostfile, writes_at_once)
+{
+	struct hostfile *f = open_file(HOSTFILE_WRITE | HOSTFILE_CREATE);
+	u8 buf[PAGE_SIZE], back[PAGE_SIZE];
+	struct iovec iov = {buf, sizeof(buf)}, slow;
+	unsigned tries = 0;
+	struct late late;
+	bool waited;
+
+	if (!late_make(&late))
+		cr_skip_test("no userfaultfd here");
+	memset(buf, 1, sizeof(buf));
+	slow = (struct iovec){late.page, PAGE_SIZE};
+	cr_assert_eq(hostfile_pwritev_now(f, &slow, 1, 0, &waited), 0);
+	cr_assert(waited);
+	pthread_join(late.thread, NULL);
+	cr_assert_eq(hostfile_pread(f, back, sizeof(back), 0), 0);
+	cr_assert(!back[0] && !memcmp(back, back + 1, sizeof(back) - 1));
+	while (hostfile_pwritev_now(f, &iov, 1, 0, &waited) == -EAGAIN) {
+		cr_assert_not(waited);
+		cr_assert_eq(hostfile_pread(f, back, 1, 0), 0);
+		cr_assert_eq(back[0], 0, "nothing has been done");
+		cr_assert_lt(++tries, 10000u);
+	}
+	cr_expect_geq(tries, 10u);
+	cr_assert_eq(hostfile_pread(f, back, sizeof(back), 0), 0);
+	cr_assert_eq(memcmp(buf, back, sizeof(buf)), 0);
+	hostfile_close(f);
+	close(late.fd);
+}
+
+Test(hostfile, a_direct_file_takes_no_write_at_once)
+{
+	struct hostfile *f = open_file(HOSTFILE_WRITE | HOSTFILE_CREATE | HOSTFILE_DIRECT);
+	u8 *buf = aligned_alloc(PAGE_SIZE, PAGE_SIZE);
+	struct iovec iov = {buf, PAGE_SIZE};
+	bool waited;
+
+	if (!f)
+		cr_skip_test("no O_DIRECT here");
+	cr_assert_eq(hostfile_pwritev_now(f, &iov, 1, 0, &waited), -EAGAIN);
+	cr_assert_eq(hostfile_size(f), 0);
+	hostfile_close(f);
+	free(buf);
 }

@@ -59,6 +59,35 @@ Test(qcow2, our_own_images)
 	exercise("a", 4, 200, 256 * KIB);
 }
 
+/* In place, in one piece, and only then. */
+Test(qcow2, writes_at_once)
+{
+	u8 buf[64 * KIB], back[64 * KIB];
+	struct iovec iov = {buf, 4 * KIB};
+	struct disk *d;
+	bool waited;
+
+	RIG_SH(&rig, "qemu-img create -q -f qcow2 -o cluster_size=16k a 4M");
+	d = rig_open(&rig, "a", true);
+	memset(buf, 1, sizeof(buf));
+	cr_assert_eq(disk_writev_now(d, &iov, 1, 0, &waited), -EAGAIN, "a new cluster");
+	rig_write(d, buf, 16 * KIB, 0);
+	rig_write(d, buf, 16 * KIB, 32 * KIB);
+	memset(buf, 2, sizeof(buf));
+	cr_assert_eq(disk_writev_now(d, &iov, 1, 4 * KIB, &waited), 0);
+	cr_assert_eq(disk_writev_now(d, &iov, 1, 14 * KIB, &waited), -EAGAIN, "half of it is new");
+	cr_assert_eq(disk_writev_now(d, &iov, 1, SIZE, &waited), -EINVAL);
+	rig_read(d, back, 64 * KIB, 0);
+	for (unsigned i = 0; i < 64; i++)
+		cr_assert_eq(back[i * KIB], i >= 4 && i < 8 ? 2 : i < 16 || (i >= 32 && i < 48),
+			     "%u", i);
+	cr_assert_eq(disk_close(d), 0);
+	d = rig_open(&rig, "a", false);
+	cr_assert_eq(disk_writev_now(d, &iov, 1, 0, &waited), -EROFS);
+	disk_close(d);
+	RIG_SH(&rig, "qemu-img check -q a");
+}
+
 Test(qcow2, small_clusters)
 {
 	RIG_SH(&rig, "qemu-img create -q -f qcow2 -o cluster_size=512 a 4M");

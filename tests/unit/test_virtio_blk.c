@@ -316,6 +316,45 @@ Test(virtio_blk_read_only, requests)
 	cr_assert_eq(request(FLUSH, 0, 0), OK);
 }
 
+/* Writes to the host's page cache are done before the kick returns; not those that must last. */
+Test(virtio_blk, writes_at_once)
+{
+	teardown();
+	make(&(struct virtio_blk_config){.writeback = true, .config_wce = true, .cached = true});
+	fill(4096, 1);
+	for (unsigned i = 0; i < 300; i++)
+		cr_assert_eq(request(OUT, 8, 4096), OK);
+	/* How many depends on how many of them had to wait. */
+	cr_expect_geq(rig.stats.n[STAT_disk_writes_inline], 1u);
+	cr_assert_eq(rig.stats.n[STAT_disk_writes_inline] + rig.stats.n[STAT_aio_jobs], 300);
+	memset(rig.ram + DATA, 0, 4096);
+	cr_assert_eq(request(IN, 8, 4096), OK);
+	cr_assert_eq(rig.ram[DATA + 5], 36);
+	rig.stats.n[STAT_disk_reads_inline] = 0;
+	for (u16 i = 0; i < 3; i++) { /* each of them could be, all of them are too much */
+		u32 id;
+
+		put_header(IN, 0);
+		vring_desc(&ring, 5 * i, HEADER, 16, RIG_NEXT, 5 * i + 1);
+		for (u16 k = 1; k < 4; k++)
+			vring_desc(&ring, 5 * i + k, DATA, 120 * KIB, RIG_NEXT | RIG_WRITE,
+				   5 * i + k + 1);
+		vring_desc(&ring, 5 * i + 4, STATUS, 1, RIG_WRITE, 0);
+		vring_add(&ring, 5 * i);
+		if (i < 2)
+			continue;
+		virtio_notify(&blk.dev, 0);
+		aio_drain(aio);
+		for (u16 k = 0; k < 3; k++)
+			cr_assert_eq(vring_take(&ring, &id), 360 * KIB + 1);
+	}
+	cr_assert_leq(rig.stats.n[STAT_disk_reads_inline], 2u);
+	rig.stats.n[STAT_disk_writes_inline] = 0;
+	blk.writeback = false;
+	cr_assert_eq(request(OUT, 8, 4096), OK);
+	cr_assert_eq(rig.stats.n[STAT_disk_writes_inline], 0);
+}
+
 /* Several requests at once; a reset while they are on their way. */
 Test(virtio_blk, many_in_flight)
 {

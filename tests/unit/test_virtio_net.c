@@ -552,6 +552,29 @@ Test(virtio_net, link)
 	cr_assert_eq(rig.config_interrupts, 2);
 }
 
+/* With the cable out no frame goes either way, and a frame the card had refused is not kept. */
+Test(virtio_net, cable_pulled)
+{
+	start(0);
+	netdev_pull(&peer.nd, true);
+	cr_assert_eq(rig.config_interrupts, 1);
+	cr_assert_eq(peer.resumes, 1);
+	cr_assert_eq(virtio_config_read(&net.dev, 6, 2), 0);
+	netdev_set_link(&peer.nd, false);
+	netdev_set_link(&peer.nd, true);
+	cr_assert_eq(rig.config_interrupts, 1, "the driver sees nothing of the other end");
+	netdev_pull(&peer.nd, true);
+	cr_assert_eq(rig.config_interrupts, 1);
+	cr_assert(netdev_receive(&peer.nd, &(struct net_meta){0}, (u8[64]){0xff}, 64));
+	cr_assert_eq(rig.stats.n[STAT_net_rx_dropped], 1);
+	netdev_pull(&peer.nd, false);
+	cr_assert_eq(rig.config_interrupts, 2);
+	cr_assert_eq(virtio_config_read(&net.dev, 6, 2), 1);
+	netdev_set_link(&peer.nd, false);
+	netdev_pull(&peer.nd, true);
+	cr_assert_eq(rig.config_interrupts, 3, "there was no link to lose");
+}
+
 Test(virtio_net, features_that_need_others)
 {
 	virtio_set_status(&net.dev, 3);
