@@ -9,7 +9,6 @@ or had entered the host's kernel; which function is whose is taken from the obje
 host's own page faults and signals in translated code count as faults. The last lines are the counters
 of the same runs.
 """
-import argparse
 import collections
 import json
 import os
@@ -17,6 +16,8 @@ import re
 import subprocess
 import sys
 import tempfile
+
+import harness
 
 PARTS = {"decode": "decoding guest instructions (Capstone, decoder/)",
          "emit": "making blocks",
@@ -99,10 +100,10 @@ def samples(data):
 
 def boot(args, data):
     """Record one boot; its counters."""
-    guest = [os.path.join(args.build, "ringshift"), "-kernel",
-             os.path.join(args.guests, args.kernel), "-initrd",
-             os.path.join(args.guests, "initramfs.gz"), "-m", "512", "-nographic", "-no-reboot",
-             "-append", "console=ttyS0 panic=-1 rdinit=/none", "--stats=json"]
+    initrd = os.path.join(args.guests, "initramfs.gz")
+    guest = [*harness.ringshift(args, "--stats=json"),
+             *harness.linux(args, initrd, "rdinit=/none", args.kernel),
+             "-m", "512", "-nographic", "-no-reboot"]
     done = subprocess.run(["perf", "record", "-q", "-g", "-F", "5000", "-o", data] + guest,
                           stdin=subprocess.DEVNULL, capture_output=True, timeout=args.timeout)
     found = re.search(rb"\{\"guest_insns\".*?\}", done.stderr)
@@ -112,13 +113,8 @@ def boot(args, data):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", default="build", help="build directory (default: build)")
-    parser.add_argument("--guests", default=".cache/guests")
-    parser.add_argument("--kernel", default="vmlinuz-cloud")
-    parser.add_argument("--runs", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds per boot")
+    parser = harness.parser(__doc__)
+    parser.add_argument("--kernel", default="vmlinuz-cloud", help="default: %(default)s")
     parser.add_argument("--functions", type=int, default=0, metavar="N",
                         help="name the N functions with most samples of each part")
     args = parser.parse_args()

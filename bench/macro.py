@@ -2,33 +2,28 @@
 """What people do on a machine: a Debian on a disk under ringshift, QEMU TCG, UML, and on the host.
 
     bench/macro.py [--build build] [--guests .cache/guests] [--runs N] [--engines bt,tcg,uml,host]
-                   [--rows NAMES] [--json FILE]
+                   [--json FILE]
 
 The rows are those of bench/macro_rows.sh, the first process of a Debian that scripts/mkdisk --name
 bench made; every engine gets the same disk (a throw-away overlay on it) and kernel, except UML, which
 is a kernel of its own. Seconds of wall time, measured outside; for each engine the median of N runs,
 taken in turn, then ringshift's share of TCG's time. "host" runs the same programs from the same tree
-in a chroot, which only root can. With both it and ringshift the table says how much of the host's
-speed ringshift has: `--rows shell,sha256 --engines bt,host` for what is not to lose any.
+in a chroot, which only root can.
 """
-import argparse
-import json
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/boot"))
-from console import Console, Failure  # noqa: E402
+import harness
+from figures import Suite
+from harness import Console, Failure, HERE
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-SOURCES = {"devices": r"\.(c|h|def)$", "include": r"\.(h|def)$",  # what the guest compiles
-           "devices/disk": r"\.h$"}
-TROUBLE = rb"Kernel panic - |Oops: |\] BUG: |triple fault|ringshift: |FAILED [^\n]*\n[^\n]*"
+SOURCES = ["devices", "include"]  # what the guest compiles
+TROUBLE = harness.TROUBLE + rb"|FAILED [^\n]*\n[^\n]*"
 
 
 def put(image, commands):
@@ -47,10 +42,10 @@ def prepare(args, work):
                     os.path.join(args.guests, "bench.img"), image], check=True)
     commands = ["mkdir bench", "mkdir bench/src", "mkdir bench/work", "cd bench",
                 f"write {HERE}/macro_rows.sh run", "set_inode_field run mode 0100755", "cd src"]
-    for folder, names in SOURCES.items():
+    for folder in SOURCES:
         path = os.path.join(HERE, "..", folder)
         commands += [f"write {path}/{name} {name}" for name in sorted(os.listdir(path))
-                     if re.search(names, name)]
+                     if re.search(r"\.(c|h|def)$", name)]
     commands.append(f"write {args.build}/aml/aml.h aml.h")  # generated
     put(image, commands)
     return image
@@ -65,24 +60,25 @@ def tree(image, work):
 
 
 def commands(args, image, work):
-    """Engine -> command line, or a function that gives one."""
-    kernel = ["-kernel", os.path.join(args.guests, "bench-vmlinuz"),
-              "-initrd", os.path.join(args.guests, "bench-initrd")]
-    append = f"root=/dev/vda rw console=ttyS0 panic=-1 quiet init=/bench/run rows={args.rows}"
-    machine = ["-m", args.memory, "-append", append, "-nodefaults", "-nographic", "-serial",
-               "stdio", "-no-reboot", "-snapshot", "-drive", f"file={image},format=raw,if=virtio"]
+    """Engine -> command line."""
+    guest = harness.linux(args, os.path.join(args.guests, "bench-initrd"),
+                          "root=/dev/vda rw quiet init=/bench/run", "bench-vmlinuz")
+    guest += harness.SERIAL + ["-m", args.memory, "-snapshot",
+                               "-drive", f"file={image},format=raw,if=virtio"]
     cow = os.path.join(work, "cow")
-    found = {"bt": [os.path.join(args.build, "ringshift")] + kernel + machine,
-             "tcg": [args.qemu, "-accel", "tcg", "-cpu", "max"] + kernel + machine,
-             "uml": [os.path.join(args.guests, "linux.uml"), f"mem={args.memory}",
-                     f"ubd0={cow},{image}", "root=/dev/ubda", "rw", "con=null", "con0=fd:0,fd:1",
-                     "console=tty0", "panic=-1", "quiet", "init=/bench/run", f"rows={args.rows}"]}
-    chosen = args.engines.split(",")
-    if "host" in chosen and os.getuid() == 0:
-        found["host"] = ["env", f"rows={args.rows}", "unshare", "-m", "sh", "-c", 'mount --bind /dev "$0/dev" && '
-                         'mount -t tmpfs tmpfs "$0/bench/work" && exec chroot "$0" /bench/run host',
-                         tree(image, work)]
-    return {name: found[name] for name in chosen if name in found}
+    found = {"bt": harness.ringshift(args) + guest,
+             "tcg": harness.qemu(args) + guest,
+             "uml": harness.uml(args, args.memory, f"ubd0={cow},{image}", "root=/dev/ubda", "rw",
+                                "quiet", "init=/bench/run"),
+             "host": None}
+    engines = harness.chosen(args, found)
+    if "host" in engines and os.getuid() != 0:
+        del engines["host"]
+    elif "host" in engines:
+        engines["host"] = ["unshare", "-m", "sh", "-c", 'mount --bind /dev "$0/dev" && '
+                           'mount -t tmpfs tmpfs "$0/bench/work" && exec chroot "$0" /bench/run host',
+                           tree(image, work)]
+    return engines
 
 
 def run(command, args, work):
@@ -96,7 +92,7 @@ def run(command, args, work):
         con.expect(rb"READY", args.timeout, TROUBLE)
         rows["start to the first row"] = time.monotonic() - started
         while True:
-            begin = con.expect(rb"BEGIN ([^\r\n]+)\r?\n|(ROWS END)", args.timeout, TROUBLE)
+            begin = con.expect(rb"BEGIN ([^\r\n]+)|(ROWS END)", args.timeout, TROUBLE)
             if begin[2]:
                 return rows
             started = time.monotonic()
@@ -105,53 +101,21 @@ def run(command, args, work):
 
 
 def measure(args, work):
-    results = {}
+    suite = Suite("A Debian at work", "tcg")
     engines = commands(args, prepare(args, work), work)
-    for i in range(args.runs):
-        for name, command in engines.items():
-            print(f"\rrun {i + 1} of {args.runs}: {name}   ", end="", file=sys.stderr, flush=True)
-            results.setdefault(name, []).append(run(command, args, work))
-    print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
-    return results
-
-
-def table(results):
-    names = list(results)
-    shares = [(a, b) for a, b in (("bt", "tcg"), ("host", "bt")) if {a, b} <= set(names)]
-    print(f"{'seconds':40}" + "".join(f"{name:>10}" for name in names) +
-          "".join(f"{a + '/' + b:>10}" for a, b in shares))
-    for row in results[names[0]][0]:
-        times = {name: statistics.median(run[row] for run in results[name])
-                 for name in names if row in results[name][0]}
-        print(f"{row:40}" + "".join(f"{times[name]:10.2f}" if name in times else f"{'':10}"
-                                    for name in names) +
-              "".join(f"{times[a] / times[b]:10.2f}" for a, b in shares
-                      if a in times and b in times))
+    for _, name in harness.turns("macro", args.runs, list(engines)):
+        for row, seconds in run(engines[name], args, work).items():
+            suite.add(name, row, seconds, "s")
+    return suite
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", default="build", help="build directory (default: build)")
-    parser.add_argument("--guests", default=".cache/guests",
-                        help="from scripts/fetch-guests and mkdisk (default: %(default)s)")
-    parser.add_argument("--qemu", default="qemu-system-x86_64")
+    parser = harness.parser(__doc__, "bt,tcg,uml,host", timeout=600)
     parser.add_argument("--memory", default="1024M", help="of the guests (default: %(default)s)")
-    parser.add_argument("--engines", default="bt,tcg,uml,host", help="default: %(default)s")
-    parser.add_argument("--rows", default="", metavar="NAMES",
-                        help="beginnings of their names, separated by commas (default: all)")
-    parser.add_argument("--runs", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--json", metavar="FILE", help="write all runs there")
-    parser.add_argument("--timeout", type=int, default=600, metavar="SECONDS",
-                        help="for one row (default: %(default)s)")
     args = parser.parse_args()
     work = tempfile.mkdtemp(prefix="ringshift-macro-")
     try:
-        results = measure(args, work)
-        table(results)
-        if args.json:
-            with open(args.json, "w", encoding="utf-8") as out:
-                json.dump(results, out, indent=1)
+        harness.finish(args, measure(args, work))
     except Failure as failure:
         sys.exit(str(failure))
     finally:

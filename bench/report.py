@@ -3,147 +3,136 @@
 
     bench/report.py DIRECTORY
 
-Reads nano.json, boot.json, user.json, macro.json and machine.json there (what is missing is left
-out), prints one table, and writes results.json, results.csv and index.html, a page with bars that
-needs nothing else. A ratio is ringshift's time by the other's: below 1 we are faster.
+Reads what the scripts wrote there (boot.json, macro.json, user.json, nano.json, disk.json, net.json;
+what is missing is left out) and machine.json, prints the tables, and writes results.json, results.csv
+and index.html, a page with bars that needs nothing else. A ratio is ringshift's time by the other's:
+below 1 we are faster.
 """
 import csv
 import html
 import json
 import math
 import os
-import statistics
 import sys
 
-# Suite -> heading, unit, name of QEMU TCG there, and what else stands beside.
-SUITES = {"boot": ("From the start to /init, Debian's cloud kernel", "s", "microvm"),
-          "macro": ("A Debian at work", "s", "tcg"),
-          "user": ("What programs ask of a kernel", "µs", "tcg"),
-          "nano": ("What a kernel asks of its processor", "cycles", "TCG")}
-OURS = "bt"
-TITLES = {"bt": "ringshift", "tcg": "QEMU TCG", "TCG": "QEMU TCG", "microvm": "QEMU TCG", "uml": "UML",
-          "host": "host", "native": "host", "step": "stepped", "pc": "TCG, -M pc", "kvm": "KVM"}
+from figures import OURS, print_table, read_suite, show, title
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:64em;padding:0 1em}
-table{border-collapse:collapse;width:100%;margin:1em 0 2em}
-th,td{padding:.25em .6em;text-align:right;border-bottom:1px solid #8884}
+SUITES = ("boot", "macro", "user", "nano", "disk", "net")
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:76em;padding:0 1em}
+table{border-collapse:collapse;width:100%;margin:1em 0 2em;font-variant-numeric:tabular-nums}
+th,td{padding:.2em .6em;text-align:right;border-bottom:1px solid #8884;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}
-.bar{width:22em;text-align:left}
-svg{display:block}.note{color:#777}"""
+.bar{width:300px;text-align:left;padding-right:0}
+svg{display:block}.note,.unit{color:#777}.summary td:nth-child(n+2){font-weight:600}"""
+
+# The bars: a log scale from 1/DECADES... to its inverse, so many pixels for a decade.
+DECADE, DECADES, HEIGHT = 70, 2, 14
+WIDTH = 2 * DECADES * DECADE
 
 
 def load(directory):
-    """Suite -> row -> engine -> list of figures."""
-    found = {}
-    for suite in SUITES:
-        path = os.path.join(directory, suite + ".json")
-        if not os.path.exists(path):
-            continue
-        with open(path, encoding="utf-8") as file:
-            found[suite] = rows_of(suite, json.load(file))
-    return found
+    """Suite -> its rows."""
+    paths = {name: os.path.join(directory, name + ".json") for name in SUITES}
+    return {name: read_suite(path) for name, path in paths.items() if os.path.exists(path)}
 
 
-def rows_of(suite, data):
-    rows = {}
-    if suite == "nano":
-        for engine, of in data["cycles"].items():
-            for row, figures in of.items():
-                rows.setdefault(row, {})[engine] = figures
-    elif suite == "boot":
-        for engine, runs in data["runs"].items():
-            figures = [run["wall"] for run in runs if run]
-            if figures:
-                rows.setdefault("to /init", {})[engine] = figures
-    else:
-        for engine, runs in data.items():
-            for run in runs:
-                for row, figure in run.items():
-                    rows.setdefault(row, {}).setdefault(engine, []).append(figure)
-    return rows
+def standing(suite):
+    """Rows won, rows lost, and the geometric mean of the ratios; None without any."""
+    ratios = [r for r in (row.ratio(suite.baseline) for row in suite.rows.values()) if r]
+    if not ratios:
+        return None
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    return sum(r < 1 for r in ratios), sum(r >= 1 for r in ratios), mean
 
 
-def engines_of(rows):
-    return list(dict.fromkeys(engine for row in rows.values() for engine in row))
-
-
-def median(row, engine):
-    return statistics.median(row[engine]) if row.get(engine) else None
-
-
-def spread(figures):
-    """Half the distance of the extremes, in per cent of the median."""
-    return 50 * (max(figures) - min(figures)) / statistics.median(figures)
-
-
-def ratio(row, other):
-    ours, theirs = median(row, OURS), median(row, other)
-    return ours / theirs if ours is not None and theirs else None
-
-
-def show(value):
-    if value is None:
-        return ""
-    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
-
-
-def print_table(suites):
-    for suite, rows in suites.items():
-        heading, unit, tcg = SUITES[suite]
-        engines = engines_of(rows)
-        print(f"\n{heading} ({unit})")
-        print(f"{'':40}" + "".join(f"{TITLES[e]:>12}" for e in engines) + "   of TCG  spread")
-        for name, row in rows.items():
-            share = ratio(row, tcg)
-            print(f"{name:40}" + "".join(f"{show(median(row, e)):>12}" for e in engines) +
-                  f"{'' if share is None else f'{share:.2f}':>9}" +
-                  (f"{spread(row[OURS]):6.0f} %" if OURS in row else ""))
+def print_standing(suites):
+    print(f"\n{'Beside ' + title('tcg'):56}{'faster':>8}{'slower':>8}{'geometric mean':>18}")
+    for suite in suites.values():
+        found = standing(suite)
+        if found:
+            print(f"{suite.heading:56}{found[0]:8}{found[1]:8}{found[2]:18.2f}")
 
 
 def write_csv(path, suites):
     with open(path, "w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
-        out.writerow(["suite", "row", "unit", "engine", "median", "least", "most", "runs"])
-        for suite, rows in suites.items():
-            for name, row in rows.items():
-                for engine, figures in row.items():
-                    out.writerow([suite, name, SUITES[suite][1], TITLES[engine],
-                                  statistics.median(figures), min(figures), max(figures),
-                                  len(figures)])
+        out.writerow(["suite", "row", "unit", "engine", "median", "least", "most", "runs",
+                      "ringshift's time by this"])
+        for name, suite in suites.items():
+            for row in suite.rows.values():
+                for engine, figures in row.figures.items():
+                    share = None if engine == OURS else row.ratio(engine)
+                    out.writerow([name, row.name, row.unit, title(engine), row.median(engine),
+                                  min(figures), max(figures), len(figures),
+                                  "" if share is None else f"{share:.4g}"])
 
 
 def bar(share):
-    """A log scale from 1/100 to 100; the line in the middle is 1."""
+    """To the left of the middle, which is 1, we are faster."""
     if share is None:
         return ""
-    width, middle = 340, 170
-    x = middle + middle * max(-1, min(1, math.log10(share) / 2))
+    middle = WIDTH / 2
+    x = middle + DECADE * max(-DECADES, min(DECADES, math.log10(share)))
     colour = "#2a8" if share < 1 else "#c53"
-    return (f'<svg width="{width}" height="14"><rect x="{min(x, middle):.1f}" y="2" height="10" '
-            f'width="{abs(x - middle):.1f}" fill="{colour}"/>'
-            f'<line x1="{middle}" x2="{middle}" y1="0" y2="14" stroke="#888"/></svg>')
+    grid = "".join(f'<line x1="{i * DECADE}" x2="{i * DECADE}" y1="0" y2="{HEIGHT}" '
+                   f'stroke="{"#888" if i == DECADES else "#8884"}"/>'
+                   for i in range(2 * DECADES + 1))
+    return (f'<svg width="{WIDTH}" height="{HEIGHT}">{grid}<rect x="{min(x, middle):.1f}" y="2" '
+            f'height="{HEIGHT - 4}" width="{abs(x - middle):.1f}" fill="{colour}"/></svg>')
+
+
+def scale():
+    """The marks above the bars."""
+    marks = "".join(f'<text x="{i * DECADE}" y="11" font-size="11" fill="currentColor" '
+                    f'text-anchor="{"start" if i == 0 else "end" if i == 2 * DECADES else "middle"}">'
+                    f'{10.0 ** (i - DECADES):g}</text>' for i in range(2 * DECADES + 1))
+    return f'<svg width="{WIDTH}" height="{HEIGHT}">{marks}</svg>'
+
+
+def cell(row, engine):
+    spread = row.spread(engine)
+    hint = "" if spread is None else f' title="&plusmn;{spread:.0f} %"'
+    return f"<td{hint}>{show(row.median(engine))}</td>"
+
+
+def section(suite):
+    engines, other = suite.engines(), title(suite.baseline)
+    yield (f"<h2>{html.escape(suite.heading)}</h2><table><tr><th></th><th></th>" +
+           "".join(f"<th>{html.escape(title(e))}</th>" for e in engines) +
+           f"<th>spread</th><th>of {html.escape(other)}</th><th class=bar>{scale()}</th></tr>")
+    for row in suite.rows.values():
+        share, spread = row.ratio(suite.baseline), row.spread(OURS)
+        yield (f"<tr><td>{html.escape(row.name)}</td><td class=unit>{html.escape(row.unit)}</td>" +
+               "".join(cell(row, e) for e in engines) +
+               f"<td class=unit>{'' if spread is None else f'&plusmn;{spread:.0f} %'}</td>"
+               f"<td>{'' if share is None else f'{share:.2f}'}</td>"
+               f"<td class=bar>{bar(share)}</td></tr>")
+    yield "</table>"
+    for note in suite.notes:
+        yield f"<p class=note>{html.escape(note)}</p>"
 
 
 def page(suites, machine):
-    out = ["<!doctype html><meta charset=utf-8><title>ringshift: the comparison</title>",
+    out = ["<!doctype html><html lang=en><meta charset=utf-8>"
+           "<meta name=viewport content='width=device-width'><title>ringshift: the comparison</title>",
            f"<style>{STYLE}</style><h1>ringshift: the comparison</h1>",
            "<p>" + "<br>".join(f"{html.escape(k)}: {html.escape(str(v))}"
                                for k, v in machine.items()) + "</p>",
-           "<p class=note>Bars: ringshift's time by QEMU TCG's, on a log scale from 1/100 to 100; "
-           "green, to the left, is faster.</p>"]
-    for suite, rows in suites.items():
-        heading, unit, tcg = SUITES[suite]
-        engines = engines_of(rows)
-        out.append(f"<h2>{html.escape(heading)}, {unit}</h2><table><tr><th></th>" +
-                   "".join(f"<th>{TITLES[e]}</th>" for e in engines) +
-                   "<th>of TCG</th><th class=bar></th></tr>")
-        for name, row in rows.items():
-            share = ratio(row, tcg)
-            out.append(f"<tr><td>{html.escape(name)}</td>" +
-                       "".join(f"<td>{show(median(row, e))}</td>" for e in engines) +
-                       f"<td>{'' if share is None else f'{share:.2f}'}</td>"
-                       f"<td class=bar>{bar(share)}</td></tr>")
-        out.append("</table>")
+           "<p class=note>Figures are medians; the spread is that of ringshift's runs, half the "
+           "distance of the extremes. A ratio is ringshift's time by the other's: below 1, and a "
+           "green bar to the left, ringshift is faster; the bars end at a hundred times.</p>",
+           f"<table class=summary><tr><th>Beside {title('tcg')}</th><th>faster</th><th>slower</th>"
+           f"<th>geometric mean</th><th class=bar>{scale()}</th></tr>"]
+    for suite in suites.values():
+        found = standing(suite)
+        if found:
+            out.append(f"<tr><td>{html.escape(suite.heading)}</td><td>{found[0]}</td>"
+                       f"<td>{found[1]}</td><td>{found[2]:.2f}</td>"
+                       f"<td class=bar>{bar(found[2])}</td></tr>")
+    out.append("</table>")
+    for suite in suites.values():
+        out += section(suite)
     return "\n".join(out) + "\n"
 
 
@@ -158,9 +147,12 @@ def main():
             machine = json.load(file)
     for key, value in machine.items():
         print(f"{key}: {value}")
-    print_table(suites)
+    for suite in suites.values():
+        print_table(suite)
+    print_standing(suites)
     with open(os.path.join(directory, "results.json"), "w", encoding="utf-8") as file:
-        json.dump({"machine": machine, "suites": suites}, file, indent=1)
+        json.dump({"machine": machine, "suites": {n: s.as_json() for n, s in suites.items()}}, file,
+                  indent=1)
     write_csv(os.path.join(directory, "results.csv"), suites)
     with open(os.path.join(directory, "index.html"), "w", encoding="utf-8") as file:
         file.write(page(suites, machine))

@@ -10,48 +10,28 @@ uml) is a kernel of its own, so what it shows is the way, not the instruction. T
 that is appended to the guest's initial RAM disk. --stats prints ringshift's counters of the last
 run.
 """
-import argparse
-import gzip
-import json
 import os
 import re
-import statistics
-import subprocess
 import sys
 import tempfile
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/boot"))
-from console import Console, Failure  # noqa: E402
+import harness
+from figures import Suite
+from harness import Console, Failure
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-TROUBLE = rb"Kernel panic - |Oops: |\] BUG: |triple fault|ringshift: |perror"
-
-
-def pack(args, work):
-    """The program, and a RAM disk with it at /rows."""
-    program, disk = os.path.join(work, "rows"), os.path.join(work, "initrd")
-    subprocess.run([args.cc, "-O2", "-Wall", "-static", "-o", program,
-                    os.path.join(HERE, "user_rows.c")], check=True)
-    archive = subprocess.run(["cpio", "-o", "-H", "newc", "-R", "0:0", "--quiet"], input=b"rows\n",
-                             cwd=work, check=True, stdout=subprocess.PIPE).stdout
-    with open(disk, "wb") as out, open(os.path.join(args.guests, "initramfs.gz"), "rb") as first:
-        out.write(first.read() + gzip.compress(archive))
-    return program, disk
+TROUBLE = harness.TROUBLE + rb"|perror"
 
 
 def commands(args, program, disk):
     """Engine -> command line."""
-    append = f"console=ttyS0 panic=-1 quiet rdinit=/rows rows={args.rows} {args.append}".strip()
-    guest = ["-kernel", os.path.join(args.guests, args.kernel), "-initrd", disk, "-m", "512M",
-             "-append", append, "-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot"]
-    stats = ["--stats"] if args.stats else []
-    found = {"bt": [os.path.join(args.build, "ringshift"), *stats] + guest,
-             "tcg": [args.qemu, "-accel", "tcg", "-cpu", "max", "-machine", "pc"] + guest,
-             "uml": [os.path.join(args.guests, "linux.uml"), "mem=512M", f"initrd={disk}",
-                     "con=null", "con0=fd:0,fd:1", "console=tty0", "panic=-1", "quiet",
-                     "rdinit=/rows", f"rows={args.rows}"],
-             "host": [program, args.rows]}
-    return {name: found[name] for name in args.engines.split(",")}
+    words = ["quiet", "rdinit=/rows", f"rows={args.rows}"]
+    append = " ".join([*words, args.append]).strip()
+    guest = harness.linux(args, disk, append, args.kernel) + harness.SERIAL + ["-m", "512M"]
+    return harness.chosen(args, {
+        "bt": harness.ringshift(args, *(["--stats"] if args.stats else [])) + guest,
+        "tcg": harness.qemu(args) + guest,
+        "uml": harness.uml(args, "512M", f"initrd={disk}", *words),
+        "host": [program, args.rows]})
 
 
 def run(command, timeout, stats):
@@ -67,54 +47,26 @@ def run(command, timeout, stats):
 
 
 def measure(args):
-    results = {}
+    suite = Suite("What programs ask of a kernel", "tcg")
     with tempfile.TemporaryDirectory() as work:
-        engines = commands(args, *pack(args, work))
-        for i in range(args.runs):
-            for name, command in engines.items():
-                print(f"\rrun {i + 1} of {args.runs}: {name}   ", end="", file=sys.stderr,
-                      flush=True)
-                got = run(command, args.timeout, args.stats and name == "bt")
-                results.setdefault(name, []).append(got)
-    print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
-    return results
-
-
-def table(results):
-    names = list(results)
-    print(f"{'microseconds':32}" + "".join(f"{name:>10}" for name in names) +
-          ("    bt/tcg" if {"bt", "tcg"} <= set(names) else ""))
-    for row in results[names[0]][0]:
-        us = {name: statistics.median(run[row] for run in results[name]) for name in names}
-        ratio = f"{us['bt'] / us['tcg']:10.2f}" if {"bt", "tcg"} <= set(names) else ""
-        print(f"{row:32}" + "".join(f"{us[name]:10.2f}" for name in names) + ratio)
+        packed = harness.pack(args, work, "user_rows.c", "rows", "initramfs.gz")
+        engines = commands(args, *packed)
+        for _, name in harness.turns("user", args.runs, list(engines)):
+            for row, us in run(engines[name], args.timeout, args.stats and name == "bt").items():
+                suite.add(name, row, us, "µs")
+    return suite
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", default="build", help="build directory (default: build)")
-    parser.add_argument("--guests", default=".cache/guests",
-                        help="from scripts/fetch-guests (default: %(default)s)")
+    parser = harness.parser(__doc__, "bt,tcg,host")
     parser.add_argument("--kernel", default="vmlinuz-cloud", help="default: %(default)s")
     parser.add_argument("--append", default="", help="more for the kernel's command line")
-    parser.add_argument("--cc", default="cc", help="C compiler with a static libc")
-    parser.add_argument("--qemu", default="qemu-system-x86_64")
-    parser.add_argument("--engines", default="bt,tcg,host", help="default: %(default)s")
     parser.add_argument("--rows", default="0123456789abcdefghi",
                         help="one character each: 0 is the first row of the table (default: all)")
-    parser.add_argument("--runs", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--stats", action="store_true", help="print ringshift's counters")
-    parser.add_argument("--json", metavar="FILE", help="write all runs there")
-    parser.add_argument("--timeout", type=int, default=120, metavar="SECONDS",
-                        help="for one run (default: %(default)s)")
     args = parser.parse_args()
     try:
-        results = measure(args)
-        table(results)
-        if args.json:
-            with open(args.json, "w", encoding="utf-8") as out:
-                json.dump(results, out, indent=1)
+        harness.finish(args, measure(args))
     except Failure as failure:
         sys.exit(str(failure))
 

@@ -1,0 +1,132 @@
+"""What the scripts here share: arguments, the engines' command lines, turns and the line that tells
+how far they are, programs for the guest.
+"""
+import argparse
+import gzip
+import os
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "../tests/boot"))
+import figures  # noqa: E402
+from console import Console, Failure  # noqa: E402, F401
+from userland import cpio_newc  # noqa: E402
+
+# What a guest or an engine says when nothing good will follow.
+TROUBLE = rb"Kernel panic - |Oops: |\] BUG: |triple fault|ringshift: "
+
+# QEMU's smallest machine; without a PIT Debian's kernel cannot calibrate the TSC.
+MICROVM = "microvm,pit=on,pic=on,rtc=on,isa-serial=on"
+
+# The part of a command line that ringshift and QEMU have in common.
+SERIAL = ["-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot"]
+
+
+# --- arguments ---
+
+
+def parser(doc, engines=None, runs=3, timeout=120):
+    """The arguments that all take; those of comparisons if there are engines."""
+    p = argparse.ArgumentParser(description=doc,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--build", default="build", help="build directory (default: build)")
+    p.add_argument("--guests", default=".cache/guests",
+                   help="from scripts/fetch-guests (default: %(default)s)")
+    p.add_argument("--runs", type=int, default=runs, help="default: %(default)s")
+    p.add_argument("--timeout", type=int, default=timeout, metavar="SECONDS",
+                   help="for one run (default: %(default)s)")
+    p.add_argument("--cc", default="cc", help="C compiler with a static libc")
+    if engines:
+        p.add_argument("--qemu", default="qemu-system-x86_64")
+        p.add_argument("--engines", default=engines, help="default: %(default)s")
+        p.add_argument("--json", metavar="FILE", help="write all figures there, too")
+    return p
+
+
+def chosen(args, found):
+    """Those of the command lines that were asked for, in the order asked."""
+    names = args.engines.split(",")
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        sys.exit(f"no engine is called {unknown[0]}: {', '.join(found)} are")
+    return {name: found[name] for name in names}
+
+
+# --- engines ---
+
+
+def ringshift(args, *options):
+    return [os.path.join(args.build, "ringshift"), *options]
+
+
+def qemu(args, accel="tcg", machine="pc", cpu="max"):
+    return [args.qemu, "-accel", accel, "-machine", machine, "-cpu", cpu]
+
+
+def uml(args, memory, *words):
+    """User Mode Linux: a kernel of its own that is a program; the words are its command line."""
+    return [os.path.join(args.guests, "linux.uml"), f"mem={memory}", "con=null", "con0=fd:0,fd:1",
+            "console=tty0", "panic=-1", *words]
+
+
+def linux(args, initrd, append, kernel="vmlinuz-cloud"):
+    """Options that start a kernel, the same for ringshift and QEMU."""
+    return ["-kernel", os.path.join(args.guests, kernel), "-initrd", initrd,
+            "-append", f"console=ttyS0 panic=-1 {append}".strip()]
+
+
+# --- turns ---
+
+
+def progress(text):
+    """One line on a terminal that the next one replaces; "" ends it."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def turns(what, runs, *lists):
+    """(run, item of each list...), the last list changing fastest, with a line of progress."""
+    count, started = 0, time.monotonic()
+    products = [()]
+    for items in lists:
+        products = [before + (item,) for before in products for item in items]
+    for run in range(runs):
+        for items in products:
+            done, gone = count / (runs * len(products)), time.monotonic() - started
+            left = f", {gone / done - gone:.0f} s left" if count else ""
+            progress(f"{what}: run {run + 1} of {runs}, {', '.join(map(str, items))}; "
+                     f"{100 * done:.0f} %{left}")
+            yield (run, *items)
+            count += 1
+    progress("")
+
+
+# --- programs ---
+
+
+def compile_static(args, source, program):
+    subprocess.run([args.cc, "-O2", "-Wall", "-static", "-o", program, os.path.join(HERE, source)],
+                   check=True)
+
+
+def pack(args, work, source, name, base):
+    """Compile a program for host and guest; its path, and a RAM disk: base with it at /name."""
+    program, disk = os.path.join(work, name), os.path.join(work, "initrd")
+    compile_static(args, source, program)
+    with open(program, "rb") as file:
+        archive = gzip.compress(cpio_newc([(name, 0o100755, file.read())]), 1)
+    with open(disk, "wb") as out, open(os.path.join(args.guests, base), "rb") as first:
+        out.write(first.read() + archive)
+    return program, disk
+
+
+# --- the end ---
+
+
+def finish(args, suite, only=None):
+    """What came out: for the reader, and for report.py."""
+    figures.print_table(suite, only)
+    if args.json:
+        suite.write(args.json)
