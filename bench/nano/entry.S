@@ -196,6 +196,22 @@ ipi:	incq ipis(%rip)
 	pop %rax
 	iretq
 
+/* The local APIC's timer: say when it came. */
+	.globl timer_interrupt
+	.balign 16
+timer_interrupt:
+	push %rax
+	push %rdx
+	rdtsc
+	shl $32, %rdx
+	or %rdx, %rax
+	mov %rax, timer_came(%rip)
+	mov $LAPIC, %rax
+	movl $0, 0xb0(%rax)		/* EOI */
+	pop %rdx
+	pop %rax
+	iretq
+
 	.globl syscall_entry
 	.balign 16
 syscall_entry:

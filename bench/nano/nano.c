@@ -9,6 +9,7 @@
  */
 #include "nano.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,10 @@
 #define PORT_EXIT 0xf4
 
 #define WINDOW_PAGES 512
+
+#define TIMER_TICKS     300000   /* of the TSC, about a tenth of a millisecond */
+#define CALIBRATE_TICKS 30000000 /* to find out how fast the local APIC counts */
+#define TIMERS          50       /* timers a batch */
 
 typedef uint64_t u64;
 
@@ -39,6 +44,7 @@ void page_fault(void);
 void divide_error(void);
 void software_interrupt(void);
 void ipi(void);
+void timer_interrupt(void);
 void syscall_entry(void);
 void user_run(u64 n, u64 entry);
 
@@ -50,7 +56,8 @@ static u64 words[MEM_WORDS] __attribute__((aligned(4096)));
 static u64 chase[CHASE_NODES * 8] __attribute__((aligned(4096)));
 static char copy[2 * COPY_BYTES] __attribute__((aligned(4096)));
 static struct loops loops = {words, chase, copy, copy + COPY_BYTES, 0};
-volatile u64 ipis;
+volatile u64 ipis, timer_came;
+static uint32_t timer_count; /* what the local APIC counts in TIMER_TICKS of the TSC */
 
 void nano_main(void);
 void nano_unexpected(u64 vector, u64 error, u64 rip);
@@ -135,6 +142,19 @@ static void wrmsr(uint32_t msr, u64 v)
 	__asm__ volatile("wrmsr" : : "c"(msr), "a"((uint32_t)v), "d"((uint32_t)(v >> 32)));
 }
 
+static u64 rdmsr(uint32_t msr)
+{
+	uint32_t lo, hi;
+
+	__asm__ volatile("rdmsr" : "=a"(lo), "=d"(hi) : "c"(msr));
+	return (u64)hi << 32 | lo;
+}
+
+static volatile uint32_t *lapic(unsigned reg)
+{
+	return (volatile uint32_t *)((u64)LAPIC + reg);
+}
+
 static void flush_all(void)
 {
 	u64 cr4;
@@ -171,6 +191,7 @@ static void load_tables(void)
 	set_gate(14, (u64)page_fault, 0);
 	set_gate(0x80, (u64)software_interrupt, 0);
 	set_gate(IPI_VECTOR, (u64)ipi, 0);
+	set_gate(TIMER_VECTOR, (u64)timer_interrupt, 0);
 	__asm__ volatile("lidt %0" : : "m"(idtr));
 	tss[1] = (uint32_t)rsp0;
 	tss[2] = (uint32_t)(rsp0 >> 32);
@@ -203,7 +224,7 @@ static void machine_init(void)
 	wrmsr(0xc0000081, (u64)KERNEL_CS << 32 | (u64)(USER_SS - 8) << 48); /* STAR */
 	wrmsr(0xc0000082, (u64)syscall_entry);                              /* LSTAR */
 	wrmsr(0xc0000084, 0x47700);                                         /* FMASK */
-	*(volatile uint32_t *)(LAPIC + 0xf0) = 0x1ff;                       /* SVR: enable */
+	*lapic(0xf0) = 0x1ff;                                               /* SVR: enable */
 	map_window();
 	loops_init(&loops);
 }
@@ -359,11 +380,82 @@ ROW(self_ipi)
 	while (n--) {
 		u64 before = ipis;
 
-		*(volatile uint32_t *)(LAPIC + 0x300) = 0x44000 | IPI_VECTOR;
+		*lapic(0x300) = 0x44000 | IPI_VECTOR;
 		while (ipis == before)
 			;
 	}
 	__asm__ volatile("cli");
+}
+
+ROW(apic_eoi)
+{
+	LOOP(n, "movl $0, 0xb0(%[lapic])", [lapic] "r"(LAPIC));
+}
+
+ROW(x2apic_eoi)
+{
+	LOOP(n, "mov %[msr], %%ecx\n\txor %%eax, %%eax\n\txor %%edx, %%edx\n\twrmsr",
+	     [msr] "i"(MSR_X2APIC_EOI));
+}
+
+/* The row's registers are gone from memory afterwards: it comes last. */
+static bool enter_x2apic(void)
+{
+	uint32_t a = 1, b, c = 0, d;
+
+	__asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+	if (!(c >> 21 & 1))
+		return false;
+	wrmsr(MSR_APIC_BASE, rdmsr(MSR_APIC_BASE) | 0xc00);
+	return true;
+}
+
+/* The local APIC's timer, one shot: how much it counts in CALIBRATE_TICKS, so in TIMER_TICKS. */
+static bool start_timer(void)
+{
+	u64 start, ticks, counted;
+
+	*lapic(0x320) = 0x10000 | TIMER_VECTOR; /* masked */
+	*lapic(0x3e0) = 0xb;                    /* divide by 1 */
+	start = rdtsc();
+	*lapic(0x380) = ~0u;
+	while ((ticks = rdtsc() - start) < CALIBRATE_TICKS)
+		;
+	counted = ~0u - *lapic(0x390);
+	*lapic(0x380) = 0;
+	*lapic(0x320) = TIMER_VECTOR;
+	timer_count = counted * TIMER_TICKS / ticks;
+	return timer_count > 0;
+}
+
+/* How much later than due the timer's handler runs, n times. */
+static u64 lateness(u64 n, bool halted)
+{
+	u64 late = 0;
+
+	while (n--) {
+		u64 due = rdtsc() + TIMER_TICKS;
+
+		timer_came = 0;
+		*lapic(0x380) = timer_count;
+		while (!timer_came)
+			if (halted)
+				__asm__ volatile("sti\n\thlt\n\tcli" : : : "memory");
+			else
+				__asm__ volatile("sti\n\tnop\n\tcli" : : : "memory");
+		late += timer_came > due ? timer_came - due : 0;
+	}
+	return late;
+}
+
+static u64 timer_running(u64 n)
+{
+	return lateness(n, false);
+}
+
+static u64 timer_halted(u64 n)
+{
+	return lateness(n, true);
 }
 
 static void touch_window(u64 n)
@@ -396,12 +488,20 @@ ROW(pte_change)
 	}
 }
 
+/* One entry that stays as it is. */
+ROW(invlpg)
+{
+	LOOP(n, "invlpg (%[at])", [at] "r"(WINDOW));
+}
+
 /* n is a multiple of unit; with prepare, which comes before each batch, it is unit. */
 static const struct row {
 	const char *name;
 	void (*run)(u64 n);
 	uint32_t unit;
 	void (*prepare)(void);
+	bool (*begin)(void);    /* once, before the first batch; false: this machine cannot */
+	u64 (*timed)(u64 unit); /* in place of run: the ticks that count */
 } rows[] = {
     {"integer_loop", row_integer, 1, NULL},
     {"memory_loop", row_memory, MEM_WORDS, NULL},
@@ -435,6 +535,11 @@ static const struct row {
     {"page_fault", row_page_fault, WINDOW_PAGES, unmap_window},
     {"tlb_refill", row_tlb_refill, WINDOW_PAGES, map_window},
     {"pte_change", row_pte_change, 1, NULL},
+    {"invlpg", row_invlpg, UNROLL, NULL},
+    {"apic_eoi", row_apic_eoi, UNROLL, NULL},
+    {"timer_irq_running", .unit = TIMERS, .begin = start_timer, .timed = timer_running},
+    {"timer_irq_halted", .unit = TIMERS, .begin = start_timer, .timed = timer_halted},
+    {"x2apic_eoi", row_x2apic_eoi, UNROLL, .begin = enter_x2apic},
 };
 
 /* --- measuring --- */
@@ -445,6 +550,8 @@ static u64 batch(const struct row *r, u64 n)
 
 	if (r->prepare)
 		r->prepare();
+	if (r->timed)
+		return r->timed(n);
 	start = rdtsc();
 	r->run(n);
 	return rdtsc() - start;
@@ -459,7 +566,7 @@ static u64 calibrate(const struct row *r)
 
 	batch(r, n);
 	batch(r, n);
-	if (r->prepare)
+	if (r->prepare || r->timed)
 		return n;
 	while (batch(r, n) < BATCH_TICKS || batch(r, n) < BATCH_TICKS)
 		n *= 2;
@@ -468,8 +575,11 @@ static u64 calibrate(const struct row *r)
 
 static void measure(const struct row *r)
 {
-	u64 n = calibrate(r), ticks[BATCHES], hundredths;
+	u64 n, ticks[BATCHES], hundredths;
 
+	if (r->begin && !r->begin())
+		return;
+	n = calibrate(r);
 	for (unsigned i = 0, j; i < BATCHES; i++) {
 		u64 t = batch(r, n);
 

@@ -34,11 +34,14 @@
 /* What Linux gives its own data: accessed, dirty, global. */
 #define PTE_KERNEL (PTE_P | PTE_W | PTE_A | PTE_D | PTE_G)
 
+#define MSR_APIC_BASE      0x1b
+#define MSR_X2APIC_EOI     0x80b
 #define MSR_FS_BASE        0xc0000100
 #define MSR_GS_BASE        0xc0000101
 #define MSR_KERNEL_GS_BASE 0xc0000102
 
-#define IPI_VECTOR 0x41
+#define IPI_VECTOR   0x41
+#define TIMER_VECTOR 0x42
 
 /* struct percpu of nano.c */
 #define PERCPU_SYSCALL_STACK 0
