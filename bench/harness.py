@@ -103,6 +103,40 @@ def turns(what, runs, *lists):
     progress("")
 
 
+# --- conversations ---
+
+
+class Engines:
+    """A guest of each engine that waits for rows to be asked for; leaving the `with` ends them.
+
+    So each boots once, and a row is measured under one engine right after the other.
+    """
+
+    def __init__(self, commands, ready, timeout, trouble=TROUBLE):
+        self.commands, self.ready = commands, ready
+        self.timeout, self.trouble = timeout, trouble
+        self.running = {}
+
+    def __enter__(self):
+        for name, command in self.commands.items():
+            progress(f"{name} starts")
+            self.running[name] = Console(command, tty=False)
+            self.expect(name, self.ready)
+        return self
+
+    def __exit__(self, *_):
+        for console in self.running.values():
+            console.close()
+
+    def expect(self, name, pattern):
+        return self.running[name].expect(pattern, self.timeout, self.trouble)
+
+    def ask(self, name, text, answer):
+        """Write a line, wait for what matches the answer."""
+        self.running[name].send(text.encode() + b"\n")
+        return self.expect(name, answer)
+
+
 # --- programs ---
 
 

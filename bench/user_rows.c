@@ -1,15 +1,17 @@
 /*
  * What user programs ask of a kernel and of whatever runs both: memory touched first, processes,
  * pipes, protections, signals. Linked statically and run as the guest's first process, in place of
- * /init; bench/user.py packs it, starts it and reads the table it prints:
+ * /init; bench/user.py packs it, starts it, writes the character of one row after the other to its
+ * standard input and reads what it prints:
  *
  *	ROW name microseconds-per-operation
  *
- * each the best of several rounds. Runs as an ordinary program, too.
+ * each the best of several rounds. Runs as an ordinary program, too; `rows list` prints the names.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <math.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -31,7 +33,12 @@
 #define PAGE 4096ul
 #define MIB  (1024 * 1024ul)
 
+#define BUDGET                                                                                     \
+	0.5e6 /* microseconds of one row, after which it has two rounds, the first a warm-up */
+
 static volatile double sink; /* what is computed has to go somewhere */
+static char *self;           /* this program */
+static bool failed;          /* a row cannot be had here */
 
 static double now(void)
 {
@@ -99,6 +106,8 @@ static void fork_exit(unsigned n)
 
 static void exec_each(unsigned n, char **argv)
 {
+	int status;
+
 	while (n--) {
 		pid_t pid = fork();
 
@@ -107,18 +116,21 @@ static void exec_each(unsigned n, char **argv)
 			execv(argv[0], argv);
 			_exit(127);
 		}
-		waitpid(pid, NULL, 0);
+		waitpid(pid, &status, 0);
+		failed |= status != 0;
 	}
 }
 
 static void exec_self(unsigned n)
 {
-	exec_each(n, (char *[]){"/rows", "exit", NULL});
+	exec_each(n, (char *[]){self, "exit", NULL});
 }
 
 static void exec_busybox(unsigned n)
 {
-	exec_each(n, (char *[]){"/bin/busybox", "true", NULL});
+	char *path = getenv("BUSYBOX");
+
+	exec_each(n, (char *[]){path ? path : "/bin/busybox", "true", NULL});
 }
 
 static void echo_bytes(int from, int to)
@@ -413,9 +425,10 @@ _Static_assert(sizeof(names) - 1 == sizeof(rows) / sizeof(rows[0]), "a name each
 
 static void measure(unsigned i)
 {
-	double best = 1e12;
+	double best = 1e12, start = now();
 
-	for (unsigned r = 0; r < rows[i].rounds; r++) {
+	failed = false;
+	for (unsigned r = 0; r < rows[i].rounds && (r < 2 || now() - start < BUDGET); r++) {
 		double t = now();
 
 		rows[i].run(rows[i].n);
@@ -423,25 +436,37 @@ static void measure(unsigned i)
 		if (t < best)
 			best = t;
 	}
-	printf("ROW %s\t%.3f\n", rows[i].name, best);
+	printf("ROW %s\t%.3f\n", rows[i].name, failed ? NAN : best);
 	fflush(stdout);
 }
 
-/* Arguments: names of rows, all without. "rows=12" in the environment (the kernel puts unknown
- * command line words there) is the same for a first process. */
+static void list(void)
+{
+	for (unsigned i = 0; names[i]; i++)
+		printf("%c %s\n", names[i], rows[i].name);
+}
+
 int main(int argc, char **argv)
 {
-	const char *only = getenv("rows");
+	int c;
 
+	self = argv[0];
 	if (argc > 1 && !strcmp(argv[1], "exit"))
 		return 0;
+	if (argc > 1 && !strcmp(argv[1], "list")) {
+		list();
+		return 0;
+	}
 	if (getpid() == 1)
 		mount("dev", "/dev", "devtmpfs", 0, NULL); /* the kernel may have done so */
-	else if (argc > 1)
-		only = argv[1];
-	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-		if (!only || strchr(only, names[i]))
-			measure(i);
+	printf("ROWS READY\n");
+	fflush(stdout);
+	while ((c = getchar()) != EOF && c != '.') {
+		const char *at = strchr(names, c);
+
+		if (at && *at)
+			measure(at - names);
+	}
 	printf("ROWS END\n");
 	fflush(stdout);
 	if (getpid() == 1)
