@@ -14,6 +14,8 @@ import figures  # noqa: E402
 from console import Console, Failure  # noqa: E402, F401
 from userland import cpio_newc  # noqa: E402
 
+LOG_EVERY = 15  # seconds between lines of progress that are no terminal's
+
 # What a guest or an engine says when nothing good will follow.
 TROUBLE = rb"Kernel panic - |Oops: |\] BUG: |triple fault|ringshift: "
 
@@ -80,10 +82,13 @@ def linux(args, initrd, append, kernel="vmlinuz-cloud"):
 # --- turns ---
 
 
-def progress(text):
-    """One line on a terminal that the next one replaces; "" ends it."""
+def progress(text, last=[time.monotonic()]):
+    """One line on a terminal that the next one replaces; "" ends it. In a log, one now and then."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    elif text and time.monotonic() - last[0] > LOG_EVERY:
+        last[0] = time.monotonic()
+        print(text, file=sys.stderr, flush=True)
 
 
 def turns(what, runs, *lists):

@@ -4,10 +4,11 @@
     bench/macro.py [--build build] [--guests .cache/guests] [--runs N] [--engines bt,tcg,uml,host]
                    [--json FILE]
 
-The rows are those of bench/macro_rows.sh, the first process of a Debian that scripts/mkdisk --name
-bench made; every engine gets the same disk (a throw-away overlay on it) and kernel, except UML, which
-is a kernel of its own. Seconds of wall time, measured outside; for each engine the median of N runs,
-taken in turn, then ringshift's share of TCG's time. "host" runs the same programs from the same tree
+First boots to the login prompt; then the rows of bench/macro_rows.sh, the first process of a Debian
+that scripts/mkdisk --name bench made. A guest of each engine runs all the time, and a row is measured
+in one after the other. Every engine gets the same disk (a throw-away overlay on it) and kernel, except
+UML, which is a kernel of its own. Seconds of wall time, measured outside; for each engine the median
+of N runs, then ringshift's share of TCG's time. "host" runs the same programs from the same tree
 in a chroot, which only root can.
 """
 import os
@@ -22,7 +23,19 @@ import harness
 from figures import Suite
 from harness import Console, Failure, HERE
 
-SOURCES = ["devices", "include"]  # what the guest compiles
+SOURCES = ["devices", "devices/disk", "include"]  # what the guest compiles: .c of the first
+DISK_ROWS = ("write", "cold", "cached")  # none on the host: its disk is another
+ROWS = {"loop": "shell loop, 500,000 rounds",
+        "sha256": "sha256 of 100 MB",
+        "aes": "aes-256-ctr of 100 MB",
+        "gcc": "gcc -O2, a program of many files",
+        "python": "python3, 5 starts",
+        "sqlite": "sqlite, 50,000 rows and 200 commits",
+        "true": "sh, 300 x /bin/true",
+        "walk": "find and tar over /usr",
+        "write": "write 256 MiB to the disk, fsync",
+        "cold": "read them, cold",
+        "cached": "read them, twice, cached"}
 TROUBLE = harness.TROUBLE + rb"|FAILED [^\n]*\n[^\n]*"
 
 
@@ -45,7 +58,7 @@ def prepare(args, work):
     for folder in SOURCES:
         path = os.path.join(HERE, "..", folder)
         commands += [f"write {path}/{name} {name}" for name in sorted(os.listdir(path))
-                     if re.search(r"\.(c|h|def)$", name)]
+                     if re.search(r"\.(h|def)$" if folder != SOURCES[0] else r"\.(c|h|def)$", name)]
     commands.append(f"write {args.build}/aml/aml.h aml.h")  # generated
     put(image, commands)
     return image
@@ -60,58 +73,63 @@ def tree(image, work):
 
 
 def commands(args, image, work):
-    """Engine -> command line."""
-    guest = harness.linux(args, os.path.join(args.guests, "bench-initrd"),
-                          "root=/dev/vda rw quiet init=/bench/run", "bench-vmlinuz")
-    guest += harness.SERIAL + ["-m", args.memory, "-snapshot",
-                               "-drive", f"file={image},format=raw,if=virtio"]
-    cow = os.path.join(work, "cow")
-    found = {"bt": harness.ringshift(args) + guest,
-             "tcg": harness.qemu(args) + guest,
-             "uml": harness.uml(args, args.memory, f"ubd0={cow},{image}", "root=/dev/ubda", "rw",
-                                "quiet", "init=/bench/run"),
-             "host": None}
-    engines = harness.chosen(args, found)
-    if "host" in engines and os.getuid() != 0:
-        del engines["host"]
-    elif "host" in engines:
-        engines["host"] = ["unshare", "-m", "sh", "-c", 'mount --bind /dev "$0/dev" && '
-                           'mount -t tmpfs tmpfs "$0/bench/work" && exec chroot "$0" /bench/run host',
-                           tree(image, work)]
-    return engines
+    """Engine -> command line: to the login prompt, and to the rows."""
+    def found(rows):
+        init = ["init=/bench/run"] if rows else []
+        guest = harness.linux(args, os.path.join(args.guests, "bench-initrd"),
+                              " ".join(["root=/dev/vda rw quiet", *init]), "bench-vmlinuz")
+        guest += harness.SERIAL + ["-m", args.memory, "-snapshot",
+                                   "-drive", f"file={image},format=raw,if=virtio"]
+        cow = os.path.join(work, "cow-rows" if rows else "cow")
+        engines = {"bt": harness.ringshift(args) + guest,
+                   "tcg": harness.qemu(args) + guest,
+                   "uml": harness.uml(args, args.memory, f"ubd0={cow},{image}", "root=/dev/ubda",
+                                      "rw", "quiet", *init),
+                   "host": None}
+        return harness.chosen(args, engines)
+
+    login = {name: command for name, command in found(False).items() if name in ("bt", "tcg")}
+    rows = found(True)
+    if "host" in rows and os.getuid() != 0:
+        del rows["host"]
+    elif "host" in rows:
+        rows["host"] = ["unshare", "-m", "sh", "-c", 'mount --bind /dev "$0/dev" && '
+                        'mount -t tmpfs tmpfs "$0/bench/work" && exec chroot "$0" /bench/run host',
+                        tree(image, work)]
+    return login, rows
 
 
-def run(command, args, work):
-    """One run: row -> seconds."""
-    cow = os.path.join(work, "cow")
-    if os.path.exists(cow):
-        os.unlink(cow)
-    rows = {}
-    with Console(command, tty=False) as con:
-        started = con.started
-        con.expect(rb"READY", args.timeout, TROUBLE)
-        rows["start to the first row"] = time.monotonic() - started
-        while True:
-            begin = con.expect(rb"BEGIN ([^\r\n]+)|(ROWS END)", args.timeout, TROUBLE)
-            if begin[2]:
-                return rows
-            started = time.monotonic()
-            con.expect(rb"END " + re.escape(begin[1]), args.timeout, TROUBLE)
-            rows[begin[1].decode()] = time.monotonic() - started
+def seconds(args, row, engines, name):
+    console = engines.running[name]
+    engines.ask(name, row, rb"BEGIN")
+    started = time.monotonic()
+    console.expect(rb"^END", args.timeout, TROUBLE)
+    return time.monotonic() - started
 
 
 def measure(args, work):
     suite = Suite("A Debian at work", "tcg")
-    engines = commands(args, prepare(args, work), work)
-    for _, name in harness.turns("macro", args.runs, list(engines)):
-        for row, seconds in run(engines[name], args, work).items():
-            suite.add(name, row, seconds, "s")
+    login, rows = commands(args, prepare(args, work), work)
+    if "login" in args.rows:
+        for _, name in harness.turns("macro: to login", args.runs, list(login)):
+            with Console(login[name], tty=False) as con:
+                con.expect(rb"login: ", args.timeout, harness.TROUBLE)
+                suite.add(name, "from the start to login:", time.monotonic() - con.started, "s")
+    wanted = [row for row in ROWS if row in args.rows]
+    with harness.Engines(rows, rb"READY", args.timeout, TROUBLE) as engines:
+        for _, row, name in harness.turns("macro", args.runs, wanted, list(rows)):
+            if name != "host" or row not in DISK_ROWS:
+                suite.add(name, ROWS[row], seconds(args, row, engines, name), "s")
+    if "host" in args.engines.split(",") and "host" not in rows:
+        suite.note("host: no figures, because chroot wants root")
     return suite
 
 
 def main():
     parser = harness.parser(__doc__, "bt,tcg,uml,host", timeout=600)
     parser.add_argument("--memory", default="1024M", help="of the guests (default: %(default)s)")
+    parser.add_argument("--rows", type=lambda text: text.split(","), default=["login", *ROWS],
+                        metavar="NAME,...", help="of " + ", ".join(["login", *ROWS]))
     args = parser.parse_args()
     work = tempfile.mkdtemp(prefix="ringshift-macro-")
     try:

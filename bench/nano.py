@@ -4,9 +4,9 @@
     bench/nano.py [--build build] [--low] [--runs N] [--rows NAME,...] [--json FILE]
 
 Builds the guest bench/nano/ (target bench_nano), runs the same image under `ringshift -accel bt`,
-`-accel step` and QEMU TCG, in alternation, N times, and prints the median of the runs. "native" are
-the same instructions in a process on the host. "bt/TCG" below 1: we win. The last rows are what the
-host kernel takes for what the monitor asks of it. --low: the guest runs at its physical addresses, in
+`-accel step`, QEMU TCG and, if it works here, QEMU with KVM, in alternation, N times, and prints the
+median of the runs. "host" are the same instructions in a process on the host. The last rows are what
+the host kernel takes for what the monitor asks of it. --low: the guest runs at its physical addresses, in
 the lower half, as boot code and many small kernels do.
 """
 import os
@@ -15,8 +15,11 @@ import sys
 
 import harness
 from figures import Suite
+from harness import Console, Failure
 
 EXIT_OK = 0x10 * 2 + 1  # what the guest's finish(0x10) becomes
+
+KVM_SECONDS = 20  # to boot a kernel; it takes one or two if it works
 
 MACHINE = harness.SERIAL + ["-m", "128", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
 
@@ -37,6 +40,23 @@ def engines(args):
         "host": [os.path.join(args.build, "bench/nano/native")]})
 
 
+def why_no_kvm(args):
+    """None if KVM runs an unmodified kernel; else what it did. A /dev/kvm says little."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "there is no /dev/kvm that we may use"
+    guest = harness.linux(args, os.path.join(args.guests, "initramfs.gz"), "")
+    command = harness.qemu(args, "kvm", cpu="host") + guest + harness.SERIAL + ["-m", "512"]
+    with Console(command, tty=False) as con:
+        try:
+            con.expect(rb"RINGSHIFT-INIT \S+", KVM_SECONDS, harness.TROUBLE)
+        except Failure:
+            status = con.process.poll()
+            how = f"not in {KVM_SECONDS} s" if status is None else f"QEMU ends, status {status}"
+            said = (con.stderr().splitlines() or [""])[-1]
+            return f"Debian's kernel does not boot under it ({how}) {said}".strip()
+    return None
+
+
 def run(args, name, command):
     """Row -> cycles of one run."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True,
@@ -54,6 +74,10 @@ def run(args, name, command):
 
 def measure(args):
     suite, commands = Suite("What a kernel asks of its processor", "tcg"), engines(args)
+    reason = why_no_kvm(args) if "kvm" in commands else None
+    if reason:
+        suite.note(f"No column for KVM: {reason}")
+        del commands["kvm"]
     for _, name in harness.turns("nano", args.runs, list(commands)):
         for row, cycles in run(args, name, commands[name]).items():
             suite.add(name, row, cycles, "cycles")

@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
 """Put the figures of one scripts/bench run together.
 
-    bench/report.py DIRECTORY
+    bench/report.py [--about DATE SECONDS COMMAND] DIRECTORY
 
 Reads what the scripts wrote there (boot.json, macro.json, user.json, nano.json, disk.json, net.json;
-what is missing is left out) and machine.json, prints the tables, and writes results.json, results.csv
-and index.html, a page with bars that needs nothing else. A ratio is ringshift's time by the other's:
-below 1 we are faster.
+what is missing is left out), prints the tables, and writes results.json, results.csv and index.html, a
+page with bars that needs nothing else. A ratio is ringshift's time by the other's: below 1 we are
+faster.
 """
 import csv
 import html
 import json
 import math
 import os
+import platform
+import subprocess
 import sys
 
 from figures import OURS, print_table, read_suite, show, title
@@ -136,15 +138,36 @@ def page(suites, machine):
     return "\n".join(out) + "\n"
 
 
+def said(command):
+    """The first line a program prints; "unknown" if there is none."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
+
+
+def machine_now(date, seconds, command):
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        model = next((line.split(":", 1)[1].strip() for line in file
+                      if line.startswith("model name")), "unknown")
+    here = os.path.dirname(os.path.abspath(__file__))
+    return {"date": date, "took": f"{int(seconds) // 60} min {int(seconds) % 60} s",
+            "command": command,
+            "ringshift": said(["git", "-C", here, "describe", "--always", "--dirty"]),
+            "processor": f"{model}, {len(os.sched_getaffinity(0))} of them",
+            "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') >> 30} GiB",
+            "host kernel": platform.release(),
+            "load at the end": f"{os.getloadavg()[1]:.1f} in five minutes",
+            "QEMU": said(["qemu-system-x86_64", "--version"])}
+
+
 def main():
-    if len(sys.argv) != 2:
+    about = sys.argv[2:5] if sys.argv[1:2] == ["--about"] and len(sys.argv) == 6 else None
+    if not about and len(sys.argv) != 2:
         sys.exit(__doc__)
-    directory = sys.argv[1]
-    suites = load(directory)
-    machine = {}
-    if os.path.exists(os.path.join(directory, "machine.json")):
-        with open(os.path.join(directory, "machine.json"), encoding="utf-8") as file:
-            machine = json.load(file)
+    directory = sys.argv[-1]
+    suites, machine = load(directory), machine_now(*about) if about else {}
     for key, value in machine.items():
         print(f"{key}: {value}")
     for suite in suites.values():
