@@ -50,7 +50,7 @@ COUNTERS = ["bt_blocks", "bt_guest_bytes", "bt_callouts", "bt_fault_steps", "bt_
 
 
 def owners(build):
-    """Function -> part, for everything that is linked in from a library of ours or Capstone."""
+    """Function -> (part, object), for everything that is linked in from a library of ours or Capstone."""
     libraries = [os.path.join(build, f"lib{x}.a")
                  for x in ("decoder", "bt", "mmu", "devices", "runtime")]
     capstone = subprocess.run(["gcc", "-print-file-name=libcapstone.a"], capture_output=True,
@@ -64,7 +64,8 @@ def owners(build):
             if len(fields) < 2 or fields[-2] not in "tTwW":
                 continue
             part = next((p for pattern, p in OBJECTS if re.search(pattern, where)), "other")
-            owner.setdefault(fields[-1], part)
+            name = re.split(r"[/:]", where)[-1].removesuffix(".o")
+            owner.setdefault(fields[-1], (part, name))
     return owner
 
 
@@ -81,21 +82,19 @@ def part_of(frames, owner):
     if "memfd:" in binary:
         return "callouts"  # thunks
     return next((p for pattern, p in FUNCTIONS if re.search(pattern, symbol)),
-                owner.get(symbol, "other"))
+                owner.get(symbol, ("other", ""))[0])
 
 
 def samples(data):
-    """Lists of (symbol, binary), one per sample of the monitor."""
+    """(comm, list of (symbol, binary) from the innermost out), one per sample."""
     text = subprocess.run(["perf", "script", "-i", data, "-F", "comm,ip,sym,dso"],
                           capture_output=True, text=True).stdout
     for block in text.split("\n\n"):
         lines = block.strip("\n").split("\n")
-        if not lines[0].strip().startswith("ringshift") or "ringshift-space" in lines[0]:
-            continue
-        frames = [re.match(r"\s*[0-9a-f]+ (\S+) \((.*)\)$", line) for line in lines[1:]]
+        frames = [re.match(r"\s*[0-9a-f]+ (.+?) \((.*)\)$", line) for line in lines[1:]]
         frames = [(m[1], m[2]) for m in frames if m]
         if frames:
-            yield frames
+            yield lines[0].strip(), frames
 
 
 def boot(args, data):
@@ -123,7 +122,9 @@ def main():
         with tempfile.TemporaryDirectory() as scratch:
             data = os.path.join(scratch, "perf.data")
             counters = boot(args, data)
-            for frames in samples(data):
+            for comm, frames in samples(data):
+                if not comm.startswith("ringshift") or comm.startswith("ringshift-space"):
+                    continue
                 part = part_of(frames, owner)
                 count[part] += 1
                 named.setdefault(part, collections.Counter())[frames[0][0]] += 1

@@ -12,7 +12,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../tests/boot"))
 import figures  # noqa: E402
 from console import Console, Failure  # noqa: E402, F401
-from userland import cpio_newc  # noqa: E402
+from userland import cpio_newc, family  # noqa: E402, F401
 
 LOG_EVERY = 15  # seconds between lines of progress that are no terminal's
 
