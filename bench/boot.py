@@ -3,10 +3,9 @@
 
     bench/boot.py [--build build] [--guests .cache/guests] [--runs N] [--engines bt,microvm,pc,uml]
 
-wall: from the start of the process to the first line that /init prints (RINGSHIFT-INIT), seconds;
-cpu: the processor time used until then, which a busy machine distorts less; guest: the kernel's own
-clock when it starts /init. Medians of N runs, and the spread (largest less smallest) of wall in
-per cent. "step" is an engine, too; it takes far longer. A boot that does not get there in --timeout
+Seconds from the start of the process to the first line that /init prints (RINGSHIFT-INIT); the
+processor time used until then, which a busy machine distorts less; and the kernel's own clock when it
+starts /init. "step" is an engine, too; it takes far longer. A boot that does not get there in --timeout
 seconds is counted as failed and otherwise left out; ringshift's make the exit status 1.
 """
 import os
@@ -37,12 +36,12 @@ def commands(args):
 
 
 def boot(command, timeout):
-    """One run: wall, cpu and guest seconds."""
+    """One run: what -> seconds."""
     with Console(command, tty=False) as con:
         guest = con.expect(RUN_INIT, timeout, TROUBLE)
         con.expect(rb"RINGSHIFT-INIT \S+", timeout, TROUBLE)
-        return {"wall": time.monotonic() - con.started, "cpu": con.cpu_seconds(),
-                "guest": float(guest[1])}
+        return {"wall time": time.monotonic() - con.started,
+                "processor time": con.cpu_seconds(), "the guest's clock": float(guest[1])}
 
 
 def measure(args):

@@ -29,9 +29,13 @@ class Row:
         return statistics.median(figures) if figures else None
 
     def spread(self, engine):
-        """Half the distance of the extremes, in per cent of the median: 5 stands for +- 5 %."""
-        figures, middle = self.figures.get(engine), self.median(engine)
-        return 50 * (max(figures) - min(figures)) / middle if middle else None
+        """Half the distance of the extremes, in per cent of the median: 5 stands for +- 5 %.
+
+        None for a single run, which has none."""
+        figures, middle = self.figures.get(engine, []), self.median(engine)
+        if len(figures) < 2 or not middle:
+            return None
+        return 50 * (max(figures) - min(figures)) / middle
 
     def ratio(self, other, ours=OURS):
         """Our time by the other engine's; None if one of them has no figure."""

@@ -4,6 +4,7 @@ how far they are, programs for the guest.
 import argparse
 import gzip
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../tests/boot"))
 import figures  # noqa: E402
-from console import Console, Failure  # noqa: E402, F401
+import console  # noqa: E402
+from console import Failure  # noqa: E402, F401
 from userland import cpio_newc, family  # noqa: E402, F401
 
 LOG_EVERY = 15  # seconds between lines of progress that are no terminal's
@@ -26,11 +28,26 @@ MICROVM = "microvm,pit=on,pic=on,rtc=on,isa-serial=on"
 SERIAL = ["-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot"]
 
 
+class Console(console.Console):
+    """One that also ends what its program leaves behind: User Mode Linux's helpers outlive it."""
+
+    def close(self):
+        super().close()
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
 # --- arguments ---
 
 
 def parser(doc, engines=None, runs=3, timeout=120):
-    """The arguments that all take; those of comparisons if there are engines."""
+    """The arguments that all take; those of comparisons if there are engines.
+
+    Being terminated is an exit like others from here on: guests end, files go.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     p = argparse.ArgumentParser(description=doc,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", default="build", help="build directory (default: build)")

@@ -21,7 +21,7 @@ class Arithmetic(unittest.TestCase):
     def test_spread_is_half_the_distance_of_the_extremes(self):
         self.assertEqual(self.row.spread("bt"), 75.0)  # 1 to 4 around 2
         self.assertAlmostEqual(self.row.spread("tcg"), 100 / 9)
-        self.assertEqual(Row("one", "s", {"bt": [3.0]}).spread("bt"), 0)
+        self.assertIsNone(Row("one", "s", {"bt": [3.0]}).spread("bt"))
 
     def test_ratio_is_our_time_by_theirs(self):
         self.assertAlmostEqual(self.row.ratio("tcg"), 2 / 9)
