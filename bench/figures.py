@@ -46,10 +46,10 @@ class Row:
 
 
 class Suite:
-    """Rows under one heading; baseline is the engine that ratios are of."""
+    """Rows under one heading; ratios are of the engine ours, by the engine baseline."""
 
-    def __init__(self, heading, baseline):
-        self.heading, self.baseline = heading, baseline
+    def __init__(self, heading, baseline, ours=OURS):
+        self.heading, self.baseline, self.ours = heading, baseline, ours
         self.rows, self.notes = {}, []
 
     def add(self, engine, name, figure, unit):
@@ -98,7 +98,7 @@ def print_table(suite, only=None):
     for row in suite.rows.values():
         if only and row.name not in only:
             continue
-        share, spread = row.ratio(suite.baseline), row.spread(OURS)
+        share, spread = row.ratio(suite.baseline, suite.ours), row.spread(suite.ours)
         print(f"{row.name + ', ' + row.unit:44}" +
               "".join(f"{show(row.median(e)):>12}" for e in engines) +
               f"{'' if share is None else f'{share:.2f}':>9}" +

@@ -4,8 +4,8 @@
     bench/report.py [--about DATE SECONDS COMMAND] DIRECTORY
 
 Reads what the scripts wrote there (boot.json, macro.json, user.json, nano.json, disk.json, net.json;
-what is missing is left out), prints the tables, and writes results.json, results.csv and index.html, a
-page with bars that needs nothing else. A ratio is ringshift's time by the other's: below 1 we are
+what is missing is left out), prints the tables, and writes results.json, results.csv, results.md and
+index.html, a page with bars that needs nothing else. A ratio is ringshift's time by the other's: below 1 we are
 faster.
 """
 import csv
@@ -68,6 +68,31 @@ def write_csv(path, suites):
                     out.writerow([name, row.name, row.unit, title(engine), row.median(engine),
                                   min(figures), max(figures), len(figures),
                                   "" if share is None else f"{share:.4g}"])
+
+
+def markdown(suites, machine):
+    """The same for a document: docs/performance.md has it of the last full run."""
+    yield "| | |\n|---|---|"
+    for key, value in machine.items():
+        yield f"| {key} | {value} |"
+    yield f"\n| beside {title('tcg')} | faster | slower | geometric mean |\n|---|---|---|---|"
+    for suite in suites.values():
+        found = standing(suite)
+        if found:
+            yield f"| {suite.heading} | {found[0]} | {found[1]} | {found[2]:.2f} |"
+    for suite in suites.values():
+        engines = suite.engines()
+        heads = ["", *map(title, engines), "spread", f"of {title(suite.baseline)}"]
+        yield f"\n### {suite.heading}\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
+        for row in suite.rows.values():
+            share, spread = row.ratio(suite.baseline), row.spread(OURS)
+            cells = [f"{row.name}, {row.unit}", *(show(row.median(e)) for e in engines),
+                     "" if spread is None else f"±{spread:.0f} %",
+                     "" if share is None else f"{share:.2f}"]
+            yield f"| {' | '.join(cells)} |"
+        for note in suite.notes:
+            yield f"\n{note}."
+    yield ""
 
 
 def bar(share):
@@ -177,8 +202,10 @@ def main():
         json.dump({"machine": machine, "suites": {n: s.as_json() for n, s in suites.items()}}, file,
                   indent=1)
     write_csv(os.path.join(directory, "results.csv"), suites)
-    with open(os.path.join(directory, "index.html"), "w", encoding="utf-8") as file:
-        file.write(page(suites, machine))
+    for name, text in (("index.html", page(suites, machine)),
+                       ("results.md", "\n".join(markdown(suites, machine)))):
+        with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
+            file.write(text)
 
 
 if __name__ == "__main__":

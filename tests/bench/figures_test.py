@@ -88,6 +88,12 @@ class Report(unittest.TestCase):
             self.assertIn(text, page)
         self.assertNotIn("http", page)
 
+    def test_the_tables_for_a_document(self):
+        lines = "\n".join(report.markdown({"user": example()}, {"load": "none"})).splitlines()
+        for line in ("| load | none |", "| Example <1> | 1 | 1 | 0.71 |",
+                     "| won, s | 1 | 4 |  |  | 0.25 |", "No column for KVM."):
+            self.assertIn(line, lines)
+
     def test_the_csv_has_a_line_for_each_engine(self):
         with tempfile.TemporaryDirectory() as work:
             path = os.path.join(work, "results.csv")
