@@ -62,6 +62,15 @@ class Suite:
     def engines(self):
         return list(dict.fromkeys(e for row in self.rows.values() for e in row.figures))
 
+    def others(self):
+        """Engines that ratios are of: the baseline, and the host if it has figures."""
+        found = self.engines()
+        return [self.baseline] + [e for e in ("host",) if e in found and e != self.baseline]
+
+    def ratios(self, row):
+        """One for each of others()."""
+        return [row.ratio(other, self.ours) for other in self.others()]
+
     def write(self, path):
         with open(path, "w", encoding="utf-8") as out:
             json.dump(self.as_json(), out, indent=1)
@@ -89,19 +98,25 @@ def show(value):
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
+def show_ratio(share):
+    if share is None:
+        return ""
+    return f"{share:.2f}" if 0.1 <= share < 100 else f"{share:.2g}" if share < 1 else f"{share:.0f}"
+
+
 def print_table(suite, only=None):
     """only: names of rows; none: all."""
     engines = suite.engines()
     print(f"\n{suite.heading}")
-    print(f"{'':44}" + "".join(f"{title(e):>12}" for e in engines) +
-          f"{'of ' + title(suite.baseline).split()[-1]:>9}{'spread':>9}")
+    print(f"{'':44}" + "".join(f"{title(e):>12}" for e in engines) + f"{'spread':>9}" +
+          "".join(f"{'of ' + title(e).split()[-1]:>9}" for e in suite.others()))
     for row in suite.rows.values():
         if only and row.name not in only:
             continue
-        share, spread = row.ratio(suite.baseline, suite.ours), row.spread(suite.ours)
+        spread = row.spread(suite.ours)
         print(f"{row.name + ', ' + row.unit:44}" +
               "".join(f"{show(row.median(e)):>12}" for e in engines) +
-              f"{'' if share is None else f'{share:.2f}':>9}" +
-              f"{'' if spread is None else f'+-{spread:.0f} %':>9}")
+              f"{'' if spread is None else f'+-{spread:.0f} %':>9}" +
+              "".join(f"{show_ratio(share):>9}" for share in suite.ratios(row)))
     for note in suite.notes:
         print(f"  {note}")

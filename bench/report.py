@@ -17,11 +17,11 @@ import platform
 import subprocess
 import sys
 
-from figures import OURS, print_table, read_suite, show, title
+from figures import OURS, print_table, read_suite, show, show_ratio, title
 
 SUITES = ("boot", "macro", "user", "nano", "disk", "net")
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:76em;padding:0 1em}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:80em;padding:0 1em}
 table{border-collapse:collapse;width:100%;margin:1em 0 2em;font-variant-numeric:tabular-nums}
 th,td{padding:.2em .6em;text-align:right;border-bottom:1px solid #8884;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}
@@ -82,13 +82,13 @@ def markdown(suites, machine):
             yield f"| {suite.heading} | {found[0]} | {found[1]} | {found[2]:.2f} |"
     for suite in suites.values():
         engines = suite.engines()
-        heads = ["", *map(title, engines), "spread", f"of {title(suite.baseline)}"]
+        heads = ["", *map(title, engines), "spread", *(f"of {title(e)}" for e in suite.others())]
         yield f"\n### {suite.heading}\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
         for row in suite.rows.values():
-            share, spread = row.ratio(suite.baseline), row.spread(OURS)
+            spread = row.spread(OURS)
             cells = [f"{row.name}, {row.unit}", *(show(row.median(e)) for e in engines),
                      "" if spread is None else f"±{spread:.0f} %",
-                     "" if share is None else f"{share:.2f}"]
+                     *map(show_ratio, suite.ratios(row))]
             yield f"| {' | '.join(cells)} |"
         for note in suite.notes:
             yield f"\n{note}."
@@ -124,16 +124,18 @@ def cell(row, engine):
 
 
 def section(suite):
-    engines, other = suite.engines(), title(suite.baseline)
+    engines = suite.engines()
     yield (f"<h2>{html.escape(suite.heading)}</h2><table><tr><th></th><th></th>" +
            "".join(f"<th>{html.escape(title(e))}</th>" for e in engines) +
-           f"<th>spread</th><th>of {html.escape(other)}</th><th class=bar>{scale()}</th></tr>")
+           "<th>spread</th>" +
+           "".join(f"<th>of {html.escape(title(e).split()[-1])}</th>" for e in suite.others()) +
+           f"<th class=bar>{scale()}</th></tr>")
     for row in suite.rows.values():
         share, spread = row.ratio(suite.baseline), row.spread(OURS)
         yield (f"<tr><td>{html.escape(row.name)}</td><td class=unit>{html.escape(row.unit)}</td>" +
                "".join(cell(row, e) for e in engines) +
-               f"<td class=unit>{'' if spread is None else f'&plusmn;{spread:.0f} %'}</td>"
-               f"<td>{'' if share is None else f'{share:.2f}'}</td>"
+               f"<td class=unit>{'' if spread is None else f'&plusmn;{spread:.0f} %'}</td>" +
+               "".join(f"<td>{show_ratio(r)}</td>" for r in suite.ratios(row)) +
                f"<td class=bar>{bar(share)}</td></tr>")
     yield "</table>"
     for note in suite.notes:
@@ -148,7 +150,8 @@ def page(suites, machine):
                                for k, v in machine.items()) + "</p>",
            "<p class=note>Figures are medians; the spread is that of ringshift's runs, half the "
            "distance of the extremes. A ratio is ringshift's time by the other's: below 1, and a "
-           "green bar to the left, ringshift is faster; the bars end at a hundred times.</p>",
+           "green bar to the left, ringshift is faster. The bars are of QEMU TCG's time and end at a "
+           "hundred times.</p>",
            f"<table class=summary><tr><th>Beside {title('tcg')}</th><th>faster</th><th>slower</th>"
            f"<th>geometric mean</th><th class=bar>{scale()}</th></tr>"]
     for suite in suites.values():

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """What bench/figures.py and bench/report.py make of figures."""
 import os
+import re
 import sys
 import tempfile
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../bench"))
 import report  # noqa: E402
-from figures import Row, Suite, show  # noqa: E402
+from figures import Row, Suite, show, show_ratio  # noqa: E402
 
 
 class Arithmetic(unittest.TestCase):
@@ -64,6 +65,16 @@ class Report(unittest.TestCase):
         self.assertAlmostEqual(mean, 0.5 ** 0.5)  # of 1/4 and 2
         self.assertIsNone(report.standing(Suite("empty", "tcg")))
 
+    def test_the_host_is_compared_with_where_it_has_figures(self):
+        suite = example()
+        self.assertEqual(suite.others(), ["tcg"])
+        suite.add("host", "won", 0.5, "s")
+        self.assertEqual(suite.others(), ["tcg", "host"])
+        self.assertEqual(suite.ratios(suite.rows["won"]), [0.25, 2.0])
+        self.assertEqual(suite.ratios(suite.rows["lost"]), [2.0, None])
+        self.assertEqual([show_ratio(r) for r in (None, 0.00321, 0.256, 3.0, 123.4)],
+                         ["", "0.0032", "0.26", "3.00", "123"])
+
     def test_a_suite_comes_back_from_its_file(self):
         with tempfile.TemporaryDirectory() as work:
             example().write(os.path.join(work, "user.json"))
@@ -87,6 +98,9 @@ class Report(unittest.TestCase):
                      "No column for KVM", "UML"):
             self.assertIn(text, page)
         self.assertNotIn("http", page)
+        won = page[page.index("<td>won</td>"):].split("</tr>")[0]
+        self.assertEqual(re.findall(r"<td[^>]*>([^<]*)<", won),
+                         ["won", "s", "1", "4", "", "", "0.25", ""])
 
     def test_the_tables_for_a_document(self):
         lines = "\n".join(report.markdown({"user": example()}, {"load": "none"})).splitlines()
