@@ -27,7 +27,7 @@ input() {
 
 count() {
 	i=0
-	while [ $i -lt 500000 ]; do
+	while [ $i -lt 300000 ]; do
 		i=$((i + 1))
 	done
 }
@@ -48,7 +48,7 @@ python_starts() {
 
 true_many() {
 	i=0
-	while [ $i -lt 300 ]; do
+	while [ $i -lt 200 ]; do
 		/bin/true
 		i=$((i + 1))
 	done
