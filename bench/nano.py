@@ -88,7 +88,7 @@ def measure(args):
 
 
 def main():
-    parser = harness.parser(__doc__, "bt,tcg,host", runs=5)
+    parser = harness.parser(__doc__, "bt,tcg,host", runs=5, timeout=300)
     parser.add_argument("--low", action="store_true", help="run in the lower half")
     parser.add_argument("--no-build", action="store_true", help="take the guest as it is")
     parser.add_argument("--rows", help="print only these")

@@ -24,8 +24,9 @@
 #define WINDOW_PAGES 512
 
 #define TIMER_TICKS     300000   /* of the TSC, about a tenth of a millisecond */
-#define CALIBRATE_TICKS 30000000 /* to find out how fast the local APIC counts */
-#define TIMERS          50       /* timers a batch */
+#define CALIBRATE_TICKS 10000000 /* to find out how fast the local APIC counts */
+#define CALIBRATIONS    5
+#define TIMERS          50 /* timers a batch */
 
 typedef uint64_t u64;
 
@@ -410,21 +411,35 @@ static bool enter_x2apic(void)
 	return true;
 }
 
-/* The local APIC's timer, one shot: how much it counts in CALIBRATE_TICKS, so in TIMER_TICKS. */
-static bool start_timer(void)
+/* What the local APIC's timer, one shot, counts in TIMER_TICKS of the TSC. */
+static uint32_t calibrate_timer(void)
 {
-	u64 start, ticks, counted;
+	u64 start, ticks;
 
-	*lapic(0x320) = 0x10000 | TIMER_VECTOR; /* masked */
-	*lapic(0x3e0) = 0xb;                    /* divide by 1 */
 	start = rdtsc();
 	*lapic(0x380) = ~0u;
 	while ((ticks = rdtsc() - start) < CALIBRATE_TICKS)
 		;
-	counted = ~0u - *lapic(0x390);
+	return (u64)(~0u - *lapic(0x390)) * TIMER_TICKS / ticks;
+}
+
+/* The median of some calibrations: the host may have had other work in the middle of one. */
+static bool start_timer(void)
+{
+	uint32_t counts[CALIBRATIONS];
+
+	*lapic(0x320) = 0x10000 | TIMER_VECTOR; /* masked */
+	*lapic(0x3e0) = 0xb;                    /* divide by 1 */
+	for (unsigned i = 0, j; i < CALIBRATIONS; i++) {
+		uint32_t count = calibrate_timer();
+
+		for (j = i; j > 0 && counts[j - 1] > count; j--)
+			counts[j] = counts[j - 1];
+		counts[j] = count;
+	}
+	timer_count = counts[CALIBRATIONS / 2];
 	*lapic(0x380) = 0;
 	*lapic(0x320) = TIMER_VECTOR;
-	timer_count = counted * TIMER_TICKS / ticks;
 	return timer_count > 0;
 }
 

@@ -24,7 +24,7 @@ def main():
             results = json.load(file)
         rows = {row["name"]: row["figures"] for row in results["suites"]["nano"]["rows"]}
         for row in ROWS:
-            assert len(rows[row]["bt"]) == RUNS and min(rows[row]["bt"]) > 0, (row, rows[row])
+            assert len(rows[row]["bt"]) == RUNS and min(rows[row]["bt"]) >= 0, (row, rows[row])
         assert len(rows["integer_loop"]["host"]) == RUNS and "host" not in rows["cpuid"], rows
         assert results["machine"]["command"].startswith("scripts/bench"), results["machine"]
         with open(os.path.join(out, "results.csv"), encoding="utf-8") as file:
