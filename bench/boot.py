@@ -6,7 +6,7 @@
 Seconds from the start of the process to the first line that /init prints (RINGSHIFT-INIT); the
 processor time used until then, which a busy machine distorts less; and the kernel's own clock when it
 starts /init. "step" is an engine, too; it takes far longer. A boot that does not get there in --timeout
-seconds is counted as failed and otherwise left out; ringshift's make the exit status 1.
+seconds is counted as failed and tried again; one of ringshift's is not, and makes the exit status 1.
 """
 import os
 import sys
@@ -18,6 +18,9 @@ from harness import Console, Failure
 
 # On a busy host QEMU's PIT may be too late for the guest's calibration, and the boot hangs there.
 TROUBLE = harness.TROUBLE + rb"|could not calculate TSC khz"
+ATTEMPTS = 3  # for each boot of theirs; one of ours has to do
+
+OURS = {"bt", "step"}
 RUN_INIT = rb"\[ *(\d+\.\d+)\] Run /init as init process"
 
 BASELINE = "microvm"  # what the others are compared with
@@ -48,14 +51,19 @@ def measure(args):
     """The suite, and the engines that failed."""
     suite, engines, failed = Suite(f"Boot: {args.kernel} to /init", BASELINE), commands(args), []
     for _, name in harness.turns("boot", args.runs, list(engines)):
-        try:
-            for what, seconds in boot(engines[name], args.timeout).items():
-                suite.add(name, what, seconds, "s")
-        except Failure as failure:
-            print(f"\n{failure}", file=sys.stderr)
-            failed.append(name)
+        for _ in range(1 if name in OURS else ATTEMPTS):
+            try:
+                for what, seconds in boot(engines[name], args.timeout).items():
+                    suite.add(name, what, seconds, "s")
+                break
+            except Failure as failure:
+                print(str(failure).splitlines()[0] if name not in OURS else failure,
+                      file=sys.stderr)
+                failed.append(name)
     for name in dict.fromkeys(failed):
-        suite.note(f"{name}: {failed.count(name)} of {args.runs} boots failed")
+        suite.note(f"{name}: {failed.count(name)} boots failed")
+    if BASELINE not in suite.engines() and "pc" in suite.engines():
+        suite.baseline = "pc"
     return suite, failed
 
 
@@ -67,7 +75,7 @@ def main():
     args = parser.parse_args()
     suite, failed = measure(args)
     harness.finish(args, suite)
-    sys.exit(1 if {"bt", "step"} & set(failed) else 0)
+    sys.exit(1 if OURS & set(failed) else 0)
 
 
 if __name__ == "__main__":
