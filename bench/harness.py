@@ -99,13 +99,21 @@ def linux(args, initrd, append, kernel="vmlinuz-cloud"):
 # --- turns ---
 
 
-def progress(text, last=[time.monotonic()]):
+class Progress:
     """One line on a terminal that the next one replaces; "" ends it. In a log, one now and then."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-    elif text and time.monotonic() - last[0] > LOG_EVERY:
-        last[0] = time.monotonic()
-        print(text, file=sys.stderr, flush=True)
+
+    def __init__(self):
+        self.logged = time.monotonic()
+
+    def __call__(self, text):
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        elif text and time.monotonic() - self.logged > LOG_EVERY:
+            self.logged = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+
+progress = Progress()
 
 
 def turns(what, runs, *lists):
