@@ -11,8 +11,7 @@
  *
  * So code that is never promoted (pushes, string instructions) pays for it REFUSALS times, after
  * MOVES mappings that it has paid for anyway. Forgetting a page costs time only: what is mapped is
- * right in either case. Only small pages of the kernel half; what user code does cannot be
- *promoted.
+ * right in either case. Only small pages of the kernel half: user code cannot be promoted.
  */
 #include "shadow_tree.h"
 

@@ -122,14 +122,7 @@ static const struct sock_filter rest[] = {
     ALLOW(geteuid),
     ALLOW(exit),
     ALLOW(exit_group),
-    /* What nobody does by accident. */
-    END(execve),
-    END(execveat),
-    END(ptrace),
-    END(process_vm_readv),
-    END(process_vm_writev),
-    END(pidfd_getfd),
-    REFUSE,
+    END_ATTACKS_REFUSE_THE_REST,
 };
 
 static const struct sock_filter remove_files[] = {ALLOW(unlink), ALLOW(unlinkat)};

@@ -51,4 +51,9 @@
 	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, a, 1, 0),                                          \
 	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, b, 0, 1), VERDICT(SECCOMP_RET_ALLOW), REFUSE
 
+/* What nobody does by accident; and the end of a filter. */
+#define END_ATTACKS_REFUSE_THE_REST                                                                \
+	END(execve), END(execveat), END(ptrace), END(process_vm_readv), END(process_vm_writev),    \
+	    END(pidfd_getfd), REFUSE
+
 #endif

@@ -62,13 +62,7 @@ static struct sock_filter filter[] = {
     ALLOW(gettid),
     ALLOW(exit),
     ALLOW(exit_group),
-    END(execve),
-    END(execveat),
-    END(ptrace),
-    END(process_vm_readv),
-    END(process_vm_writev),
-    END(pidfd_getfd),
-    REFUSE,
+    END_ATTACKS_REFUSE_THE_REST,
 };
 
 static int limit(int what, rlim_t most)
