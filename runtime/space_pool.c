@@ -158,6 +158,15 @@ static int check_making(struct space *sp)
 	return 0;
 }
 
+/* One of those who are to make it, or of what there is of it, has died. */
+static bool making_died(struct space *sp)
+{
+	if (space_gone(sp->pool->zygote.mapper))
+		sp->pool->zygote.dead = true;
+	return sp->pool->zygote.dead || (sp->mapper > 0 && space_gone(sp->mapper)) ||
+	       (sp->guest > 0 && space_gone(sp->guest));
+}
+
 /* Wait for what was ordered; NULL if it came to nothing. */
 static struct space *finish_making(struct space_pool *pool)
 {
@@ -166,13 +175,8 @@ static struct space *finish_making(struct space_pool *pool)
 	int ret;
 
 	pool->making = NULL;
-	while ((ret = check_making(sp)) == 0 && space_now_ms() < end) {
-		if (space_gone(pool->zygote.mapper)) {
-			pool->zygote.dead = true;
-			break;
-		}
+	while ((ret = check_making(sp)) == 0 && !making_died(sp) && space_now_ms() < end)
 		usleep(20);
-	}
 	if (ret == 1) {
 		SPACE_COUNT(sp, space_created);
 		return sp;
@@ -181,16 +185,21 @@ static struct space *finish_making(struct space_pool *pool)
 	return NULL;
 }
 
-/* Take one that will do from the free ones. */
+/* Take one from the free ones that lives, and does not lie at one of the places to avoid. */
 static struct space *take_free(struct space_pool *pool, unsigned avoid)
 {
-	for (struct space **p = &pool->free; *p; p = &(*p)->next) {
-		struct space *sp = *p;
+	struct space **p = &pool->free, *sp;
 
-		if (avoid & BIT(sp->place))
+	while ((sp = *p)) {
+		if (avoid & BIT(sp->place)) {
+			p = &sp->next;
 			continue;
+		}
 		*p = sp->next;
-		return sp;
+		if (!space_gone(sp->guest) && !space_gone(sp->mapper))
+			return sp;
+		space_kill(sp);
+		space_free(sp);
 	}
 	return NULL;
 }

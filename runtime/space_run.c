@@ -270,8 +270,9 @@ static bool patience_lost(struct patience *p, const struct space *sp)
 /* We slept, and nothing has come. False: nothing will. */
 static bool still_coming(struct space *sp, u32 seen)
 {
-	if (seen == 0 && space_gone(sp->guest))
-		return false;
+	/* A G whose M has gone leaves no 0, but it may have left something before. */
+	if (space_gone(sp->guest))
+		return atomic_load(&space_state(sp)->exited) != seen;
 	if (!sp->left)
 		return true;
 	/* The kernel may have had a reason of its own to bring G back from where it was parked. */
@@ -421,6 +422,22 @@ static bool died_at_rest(const struct space *sp)
 	       space_gone(sp->guest);
 }
 
+/* G waited for what M had been left to do, and M died of something. */
+static bool never_began(const struct space *sp)
+{
+	return sp->left && atomic_load(&space_state(sp)->ack) != sp->tail && space_gone(sp->mapper);
+}
+
+/* It is over. -EIO: what the program was is still known. */
+static int died(struct space *sp, struct space_exit *ex)
+{
+	int ret = never_began(sp) ? -EIO : 0;
+
+	space_kill(sp);
+	ex->kind = SPACE_DEAD;
+	return ret;
+}
+
 int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop,
 	      struct space_exit *ex)
 {
@@ -454,11 +471,8 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 	write_entry(sp, regs);
 	learn_parks(sp);
 	SPACE_COUNT(sp, space_runs);
-	if (!do_run(sp, leave, stop, &entered) || (entered && !space_exit_decode(sp, regs, ex))) {
-		space_kill(sp);
-		ex->kind = SPACE_DEAD;
-		return 0;
-	}
+	if (!do_run(sp, leave, stop, &entered) || (entered && !space_exit_decode(sp, regs, ex)))
+		return died(sp, ex);
 	if (entered && atomic_load(&space_state(sp)->kind) != KIND_NOT_ENTERED)
 		space_place_exit(sp);
 	count_exit(sp, ex->kind);

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import threading
 import time
 
 TROUBLE = r"WARNING:|BUG:|Oops|soft lockup|rcu: INFO|fault in kernel"
@@ -69,21 +70,32 @@ def family(pid):
     return found
 
 
-def kill_spaces(monitor, spare, seconds):
-    """Kill a task of the monitor's spaces now and then, none of `spare`; how many it were."""
-    kills = 0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        time.sleep(0.2)
-        victims = [pid for pid in family(monitor) if pid not in spare]
-        if not victims:
-            continue
-        try:
-            os.kill(random.choice(victims), signal.SIGKILL)
-            kills += 1
-        except ProcessLookupError:
-            pass
-    return kills
+class Killer(threading.Thread):
+    """Kills a task of the monitor's spaces now and then, none of `spare`, until the block ends."""
+
+    def __init__(self, monitor, spare):
+        super().__init__(daemon=True)
+        self.monitor, self.spare = monitor, spare
+        self.kills = 0
+        self.ended = threading.Event()
+
+    def run(self):
+        while not self.ended.wait(0.2):
+            victims = [pid for pid in family(self.monitor) if pid not in self.spare]
+            try:
+                if victims:
+                    os.kill(random.choice(victims), signal.SIGKILL)
+                    self.kills += 1
+            except ProcessLookupError:
+                pass
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.join()
 
 
 def footprint(pid):

@@ -408,6 +408,66 @@ Test(space, a_death_at_rest_is_told_from_one_in_a_run)
 	rig_close(&x);
 }
 
+/* Nor has guest code begun if it was to wait for mappings that nobody makes any more. */
+Test(space, a_mapper_that_died_at_rest)
+{
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	for (unsigned i = 0; i < 4; i++) {
+		rig_code(&x, syscalls);
+		x.r.gpr[RAX] = 39;
+		rig_syscall(&x, 39);
+		kill(x.sp->mapper, SIGKILL);
+		while (!space_gone(x.sp->mapper))
+			sched_yield();
+		if (i & 1)
+			cr_assert_eq(space_unmap(x.sp, RIG_DATA, PAGE_SIZE), 0);
+		else
+			cr_assert_eq(space_map(x.sp, RIG_DATA - PAGE_SIZE, PAGE_SIZE, PROT_READ, 0),
+				     0);
+		x.r.rip = RIG_CODE;
+		cr_assert_eq(space_run(x.sp, &x.r, &x.stop, &x.ex), -EIO, "%u", i);
+		cr_expect_eq(x.r.rip, RIG_CODE);
+		space_put(x.sp);
+		x.sp = space_get(x.pool, 0);
+		cr_assert_not_null(x.sp);
+	}
+	rig_close(&x);
+}
+
+Test(space, what_died_in_the_pool_is_not_handed_out)
+{
+	struct space *spare[3];
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	for (unsigned i = 0; i < ARRAY_LEN(spare); i++) {
+		spare[i] = space_get(x.pool, 0);
+		cr_assert_not_null(spare[i]);
+	}
+	for (unsigned i = 0; i < ARRAY_LEN(spare); i++)
+		space_put(spare[i]);
+	kill(spare[0]->guest, SIGKILL);
+	kill(spare[1]->mapper, SIGKILL);
+	while (!space_gone(spare[0]->guest) || !space_gone(spare[1]->mapper))
+		sched_yield();
+	for (unsigned i = 0; i < ARRAY_LEN(spare); i++) {
+		spare[i] = x.sp;
+		x.sp = space_get(x.pool, 0);
+		cr_assert_not_null(x.sp);
+		rig_code(&x, syscalls);
+		x.r.gpr[RAX] = 39;
+		rig_syscall(&x, 39);
+	}
+	cr_expect_eq(x.stats.n[STAT_space_killed], 2);
+	for (unsigned i = 0; i < ARRAY_LEN(spare); i++)
+		space_put(spare[i]);
+	rig_close(&x);
+}
+
 Test(space, bad_arguments)
 {
 	struct rig x;
