@@ -16,6 +16,15 @@ enum {
 
 #define REPEAT(text) ".rept 10\n\t" text "\n\t.endr\n\t"
 
+/* Ten times text, as often as it takes. */
+#define LOOP(n, text, ...)                                                                         \
+	__asm__ volatile(".balign 32\n"                                                            \
+			 "1:\t" REPEAT(text) "sub $10, %[count]\n\t"                               \
+					     "jnz 1b"                                              \
+			 : [count] "+r"(n)                                                         \
+			 : __VA_ARGS__                                                             \
+			 : "rax", "rcx", "rdx", "rbx", "cc", "memory")
+
 struct loops {
 	uint64_t *words; /* MEM_WORDS */
 	uint64_t *chase; /* CHASE_NODES * 8, after loops_init */

@@ -232,15 +232,6 @@ static void machine_init(void)
 
 /* --- rows --- */
 
-/* Ten times text, as often as it takes. */
-#define LOOP(n, text, ...)                                                                         \
-	__asm__ volatile(".balign 32\n"                                                            \
-			 "1:\t" REPEAT(text) "sub $10, %[count]\n\t"                               \
-					     "jnz 1b"                                              \
-			 : [count] "+r"(n)                                                         \
-			 : __VA_ARGS__                                                             \
-			 : "rax", "rcx", "rdx", "rbx", "cc", "memory")
-
 #define ROW(id) static void row_##id(u64 n)
 #define ROW_LOOP(id)                                                                               \
 	ROW(id)                                                                                    \

@@ -4,6 +4,7 @@
  * page mapped and unmapped. Same output as the guest's: "name cycles".
  */
 #define _GNU_SOURCE
+#include <asm/prctl.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -19,6 +20,8 @@
 
 #define BATCHES     15
 #define BATCH_TICKS 3000000
+
+static uint64_t percpu; /* at the GS base */
 
 struct host {
 	struct loops loops;
@@ -38,6 +41,13 @@ ROW_LOOP(chase)
 ROW_LOOP(call)
 ROW_LOOP(call_indirect)
 ROW_LOOP(rep_movsb)
+
+/* As a kernel does it, through a segment base that is not 0. */
+static void row_percpu(struct host *h, uint64_t n)
+{
+	(void)h;
+	LOOP(n, "incq %%gs:0", "i"(0));
+}
 
 static void row_syscall(struct host *h, uint64_t n)
 {
@@ -84,8 +94,8 @@ static const struct row {
     {"integer_loop", row_integer, 1},     {"memory_loop", row_memory, MEM_WORDS},
     {"pointer_chase", row_chase, UNROLL}, {"rep_movsb_4k", row_rep_movsb, 1},
     {"call_ret", row_call, UNROLL},       {"call_indirect", row_call_indirect, UNROLL},
-    {"host_syscall", row_syscall, 1},     {"host_signal", row_signal, 1},
-    {"host_map_touch_unmap", row_map, 1},
+    {"percpu_inc", row_percpu, UNROLL},   {"host_syscall", row_syscall, 1},
+    {"host_signal", row_signal, 1},       {"host_map_touch_unmap", row_map, 1},
 };
 
 static uint64_t batch(struct host *h, const struct row *r, uint64_t n)
@@ -127,7 +137,8 @@ static int host_init(struct host *h)
 	h->fd = memfd_create("nano", MFD_CLOEXEC);
 	h->window = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (!h->loops.words || !h->loops.chase || !copy || h->fd < 0 || h->window == MAP_FAILED ||
-	    ftruncate(h->fd, 4096) || sigaction(SIGFPE, &act, NULL))
+	    ftruncate(h->fd, 4096) || sigaction(SIGFPE, &act, NULL) ||
+	    syscall(SYS_arch_prctl, ARCH_SET_GS, &percpu))
 		return -1;
 	/* Large pages if there are any: the guest's are 2 MiB, too. */
 	madvise(h->loops.words, MEM_WORDS * 8, MADV_HUGEPAGE);
