@@ -168,14 +168,14 @@ def services(args, engine, _, disk):
     return {kind: value for kind, value in found.items() if value is not None}
 
 
-def iperf(args, engine, _, disk):
+def beside(args, engine, disk, serve, measure):
+    """serve: what the host runs, given a port; measure: what is asked of the guest."""
     port = free_port()
-    server = subprocess.Popen(["iperf3", "-s", "-B", "127.0.0.1", "-p", str(port)],
-                              stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(serve(str(port)), stdout=subprocess.DEVNULL)
     try:
         with Console(command(args, engine, disk, "user,id=n0", 1)) as con:
             guest = Guest(con, 0)
-            found = guest.iperf("10.0.2.2", port, args.seconds)
+            found = measure(guest, "10.0.2.2", port, args.seconds)
             guest.power_off()
             report(args, con)
             return found
@@ -185,18 +185,12 @@ def iperf(args, engine, _, disk):
 
 
 def with_host(args, engine, program, disk):
-    port = free_port()
-    server = subprocess.Popen([program, "serve", str(port)])
-    try:
-        with Console(command(args, engine, disk, "user,id=n0", 1)) as con:
-            guest = Guest(con, 0)
-            found = guest.rows("10.0.2.2", port, args.seconds)
-            guest.power_off()
-            report(args, con)
-            return found
-    finally:
-        server.kill()
-        server.wait()
+    return beside(args, engine, disk, lambda port: [program, "serve", port], Guest.rows)
+
+
+def iperf(args, engine, _, disk):
+    return beside(args, engine, disk, lambda port: ["iperf3", "-s", "-B", "127.0.0.1", "-p", port],
+                  Guest.iperf)
 
 
 def two_guests(args, engine, disk, serve, measure):
