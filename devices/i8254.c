@@ -37,9 +37,14 @@ enum {
 	PORT_B_OUT2 = 0x20,
 };
 
+static s64 pit_ns_to_tick(u64 ns)
+{
+	return (s64)muldiv64(ns, I8254_HZ, NS_PER_SEC);
+}
+
 static s64 pit_now(struct i8254 *p)
 {
-	return (s64)muldiv64(timerq_now(p->q), I8254_HZ, NS_PER_SEC);
+	return pit_ns_to_tick(timerq_now(p->q));
 }
 
 /* The first nanosecond at which pit_now gives tick. */
@@ -168,10 +173,10 @@ static s64 channel_next_rise(const struct i8254_channel *c, s64 now)
 }
 
 /* Arm the timer for channel 0 and bring its line to the level it has now. */
-static void channel0_update(struct i8254 *p)
+static void channel0_update(struct i8254 *p, s64 now)
 {
 	struct i8254_channel *c = &p->channel[0];
-	s64 now = pit_now(p), rise;
+	s64 rise;
 
 	channel_sync(c, now);
 	irq_set(&p->out0, c->mode == 0 ? channel_out(c, now) : 1);
@@ -185,13 +190,13 @@ static void channel0_fire(void *opaque)
 
 	irq_set(&p->out0, 0);
 	irq_set(&p->out0, 1);
-	channel0_update(p);
+	channel0_update(p, pit_now(p));
 }
 
-/* A rise that is due but has not been served must not be lost by reprogramming. */
-static void channel0_catch_up(struct i8254 *p)
+/* A rise that is due but has not been served must not be lost by reprogramming. ns: now. */
+static void channel0_catch_up(struct i8254 *p, u64 ns)
 {
-	if (timer_armed(&p->timer) && p->timer.deadline <= timerq_now(p->q)) {
+	if (timer_armed(&p->timer) && p->timer.deadline <= ns) {
 		timer_cancel(&p->timer);
 		channel0_fire(p);
 	}
@@ -347,7 +352,7 @@ static void pit_control(struct i8254 *p, u8 val, s64 now)
 	} else {
 		channel_control(&p->channel[n], val);
 		if (n == 0)
-			channel0_update(p);
+			channel0_update(p, now);
 	}
 }
 
@@ -366,17 +371,20 @@ static u64 pit_read(void *dev, u64 offset, unsigned size)
 static void pit_write(void *dev, u64 offset, unsigned size, u64 val)
 {
 	struct i8254 *p = dev;
+	/* One look at the clock: a count might end between two, and would not be heard of. */
+	u64 ns = timerq_now(p->q);
+	s64 now = pit_ns_to_tick(ns);
 
-	channel0_catch_up(p);
+	channel0_catch_up(p, ns);
 	for (unsigned i = 0; i < size; i++, val >>= 8) {
 		unsigned n = (unsigned)offset + i;
 
 		if (n == 3)
-			pit_control(p, (u8)val, pit_now(p));
+			pit_control(p, (u8)val, now);
 		else
-			channel_write(&p->channel[n], (u8)val, pit_now(p));
+			channel_write(&p->channel[n], (u8)val, now);
 		if (n == 0)
-			channel0_update(p);
+			channel0_update(p, now);
 	}
 }
 
@@ -426,7 +434,7 @@ void i8254_reset(struct i8254 *p)
 		*c = (struct i8254_channel){.mode = 3, .access = 3, .gate = n != 2};
 		channel_load(c, 0, now);
 	}
-	channel0_update(p);
+	channel0_update(p, now);
 }
 
 void i8254_init(struct i8254 *p, struct timerq *q, const struct irq_line *out0)

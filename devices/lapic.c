@@ -390,9 +390,9 @@ static u64 lapic_period(const struct lapic *l)
 	return (u64)l->initial << lapic_divide_shift(l);
 }
 
-static u32 lapic_current_count(struct lapic *l)
+static u32 lapic_current_count(struct lapic *l, u64 now)
 {
-	u64 period = lapic_period(l), elapsed = timerq_now(l->q) - l->start, left;
+	u64 period = lapic_period(l), elapsed = now - l->start, left;
 	unsigned shift = lapic_divide_shift(l);
 
 	if (!period || lapic_timer_mode(l) >= TIMER_DEADLINE)
@@ -423,10 +423,10 @@ static void lapic_check_deadline(struct lapic *l)
 	timer_arm(&l->timer, timerq_now(l->q) + (u64)MIN(ns, (unsigned __int128)BIT(62)));
 }
 
-/* Make the host timer fit the registers. */
+/* Make the host timer fit the registers, as of l->now. */
 static void lapic_timer_update(struct lapic *l)
 {
-	u64 now = timerq_now(l->q), elapsed = now - l->start, period = lapic_period(l), from;
+	u64 now = l->now, elapsed = now - l->start, period = lapic_period(l), from;
 	u64 deadline = TIMER_NEVER;
 
 	if (lapic_timer_mode(l) == TIMER_DEADLINE) {
@@ -446,6 +446,7 @@ static void lapic_timer_update(struct lapic *l)
 
 void lapic_tsc_moved(struct lapic *l)
 {
+	l->now = timerq_now(l->q);
 	lapic_timer_update(l);
 }
 
@@ -455,13 +456,19 @@ static void lapic_timer_fire(void *opaque)
 
 	if (lapic_timer_mode(l) != TIMER_DEADLINE)
 		lvt_deliver(l, LVT_TIMER, false);
+	l->now = timerq_now(l->q);
 	lapic_timer_update(l);
 }
 
-/* Before a register of the timer changes: an expiry that is due but not served yet counts. */
+/*
+ * Before a register of the timer changes: an expiry that is due but not served yet counts. The
+ * change happens at this time, the only one that is looked at: between two looks the host may have
+ * had other work for longer than the timer runs, which would then be neither running nor expired.
+ */
 static void lapic_timer_catch_up(struct lapic *l)
 {
-	if (timer_armed(&l->timer) && l->timer.deadline <= timerq_now(l->q)) {
+	l->now = timerq_now(l->q);
+	if (timer_armed(&l->timer) && l->timer.deadline <= l->now) {
 		timer_cancel(&l->timer);
 		lapic_timer_fire(l);
 	}
@@ -469,11 +476,11 @@ static void lapic_timer_catch_up(struct lapic *l)
 
 static void lapic_write_divide(struct lapic *l, u32 val)
 {
-	u64 counted = l->initial - lapic_current_count(l);
+	u64 counted = l->initial - lapic_current_count(l, l->now);
 
 	/* The count stays, its speed changes. */
 	l->divide = val;
-	l->start = timerq_now(l->q) - (counted << lapic_divide_shift(l));
+	l->start = l->now - (counted << lapic_divide_shift(l));
 	lapic_timer_update(l);
 }
 
@@ -482,7 +489,7 @@ static void lapic_write_initial(struct lapic *l, u32 val)
 	if (lapic_timer_mode(l) == TIMER_DEADLINE)
 		return;
 	l->initial = val;
-	l->start = timerq_now(l->q);
+	l->start = l->now;
 	lapic_timer_update(l);
 }
 
@@ -540,7 +547,7 @@ static u64 lapic_read_reg(struct lapic *l, unsigned reg)
 	case REG_ICR_HIGH: return l->icr >> 32;
 	case REG_LVT ... REG_LVT + LVT_COUNT - 1: return l->lvt[reg - REG_LVT];
 	case REG_INITIAL: return l->initial;
-	case REG_CURRENT: return lapic_current_count(l);
+	case REG_CURRENT: return lapic_current_count(l, timerq_now(l->q));
 	case REG_DIVIDE: return l->divide;
 	default: return 0;
 	}

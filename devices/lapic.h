@@ -57,6 +57,7 @@ struct lapic {
 	struct timer timer;
 	u32 initial, divide;
 	u64 start;        /* ns at which the initial count was loaded, modulo 2^64 */
+	u64 now;          /* ns at which the timer's registers change, when they do */
 	u64 tsc_deadline; /* 0: disarmed */
 };
 

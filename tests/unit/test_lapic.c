@@ -8,7 +8,7 @@
 
 #define TSC_KHZ 3000000ull /* 3 ticks a nanosecond */
 
-static u64 now;
+static u64 now, passes; /* ns, and how many of them between two looks at the clock */
 static struct timerq q;
 static struct bus bus;
 static struct lapic apic;
@@ -24,6 +24,7 @@ static struct {
 static u64 clock_now(void *opaque)
 {
 	(void)opaque;
+	now += passes;
 	return now;
 }
 
@@ -586,6 +587,29 @@ Test(lapic, one_shot)
 	cr_assert_eq(rd(INITIAL), 100000);
 	cr_assert_eq(count_interrupts(now + 1000000, 0x40), 0);
 	cr_assert_eq(timerq_next(&q), TIMER_NEVER);
+}
+
+/* The host may have other work between any two instructions of ours. */
+Test(lapic, no_expiry_is_lost_in_a_write)
+{
+	wr(TIMER, 0x40);
+	wr(DIVIDE, 0xb);
+	passes = 150000;
+	wr(INITIAL, 100000);
+	passes = 0;
+	cr_assert_eq(count_interrupts(now + 100000, 0x40), 1, "while it is armed");
+	wr(INITIAL, 100000);
+	now += 40000;
+	passes = 40000;
+	wr(TIMER, 0x41);
+	passes = 0;
+	cr_assert_eq(count_interrupts(now + 50000, 0x41), 1, "while its vector changes");
+	wr(INITIAL, 100000);
+	now += 20000;
+	passes = 70000;
+	wr(DIVIDE, 0);
+	passes = 0;
+	cr_assert_eq(count_interrupts(now + 200000, 0x41), 1, "while its speed does");
 }
 
 Test(lapic, zero_count_stops)
