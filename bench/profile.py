@@ -3,8 +3,9 @@
 
     bench/profile.py ROW [--build build] [--guests .cache/guests] [--runs N] [--functions N]
 
-ROW is the name of a row of bench/user.py or bench/macro.py, or the beginning of one that is no other's
-("mprotect"), or "boot". The row runs N times under `perf record`; a sample belongs to what the guest was
+ROW is the name of a row of bench/user.py, bench/macro.py or bench/nano.py, or the beginning of one that
+is no other's ("mprotect"), or "boot". The row runs N times under `perf record` (one of nano.py's for N
+seconds); a sample belongs to what the guest was
 about: its user code, its kernel's translated code, a hand-over between them, a fault, a callout, ... The
 first column is time in our code or the guest's, the second time in the host's kernel on behalf of it, both
 in per cent of the time of one processor that the guest's only CPU would have: while user code runs, the
@@ -29,6 +30,7 @@ import time
 import boot_split
 import harness
 import macro
+import nano
 import user
 from harness import Console, Failure
 
@@ -216,10 +218,23 @@ def ask(args, text, answer):
     return run
 
 
+def for_a_second(row):
+    def run(con):
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            con.expect(row.encode() + rb" [0-9.]+\n", 10)
+    return run
+
+
+def nano_rows():
+    with open(os.path.join(harness.HERE, "nano/nano.c"), encoding="utf-8") as file:
+        return re.findall(r'^    \{"(\w+)", ', file.read(), re.M)
+
+
 def find_row(args, work):
     """What the row is called, how ringshift is started for it, until when, and how it is run."""
     program, disk = harness.pack(args, work, "user_rows.c", "rows", "initramfs.gz")
-    rows = {"boot": "boot", **user.names_of(program), **macro.ROWS}
+    rows = {"boot": "boot", **user.names_of(program), **macro.ROWS, **{row: row for row in nano_rows()}}
     fit = [key for key, name in rows.items() if args.row in (key, name)]
     fit = fit or [key for key, name in rows.items() if name.startswith(args.row)]
     if len(fit) != 1:
@@ -231,6 +246,8 @@ def find_row(args, work):
     if key in macro.ROWS:
         command = macro.commands(args, macro.prepare(args, work), work)[1]["bt"]
         return rows[key], command, rb"READY", ask(args, key, rb"^END")
+    if key in nano_rows():
+        return key, nano.engines(args)["bt"] + ["-append", f"row={key}"], rb"nano\n", for_a_second(key)
     command = [*harness.ringshift(args), *harness.linux(args, disk, "quiet rdinit=/rows"),
                *harness.SERIAL, "-m", "512M"]
     return rows[key], command, rb"ROWS READY", ask(args, key, rb"ROW .+\n")
@@ -238,6 +255,7 @@ def find_row(args, work):
 
 def main():
     parser = harness.parser(__doc__, "bt")
+    parser.set_defaults(low=False)
     parser.add_argument("row", metavar="ROW")
     parser.add_argument("--functions", type=int, default=0, metavar="N",
                         help="name the N functions with most samples of each part")

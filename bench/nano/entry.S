@@ -43,6 +43,7 @@ start:	cli
 	mov %eax, %gs
 	lgdt gdtr
 	mov $stack_top, %rsp
+	mov %ebx, %edi			/* the loader's information */
 	mov $nano_main, %rax
 	call *%rax
 

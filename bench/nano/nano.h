@@ -12,6 +12,7 @@
 #define WINDOW      0xffffffffc0000000 /* 2 MiB of 4 KiB pages, in window_table */
 #endif
 #define LOAD_AT     0x100000
+#define RAM_MAPPED  0x4000000 /* at KERNEL_BASE */
 #define WINDOW_PHYS 0x2000000
 #define LAPIC       (WINDOW + 0x200000)
 #define USER_CODE   0x40000000
