@@ -84,10 +84,12 @@ def qemu(args, accel="tcg", machine="pc", cpu="max"):
     return [args.qemu, "-accel", accel, "-machine", machine, "-cpu", cpu]
 
 
-def uml(args, memory, *words):
-    """User Mode Linux: a kernel of its own that is a program; the words are its command line."""
-    return [os.path.join(args.guests, "linux.uml"), f"mem={memory}", "con=null", "con0=fd:0,fd:1",
-            "console=tty0", "panic=-1", *words]
+def uml(args, memory, *words, console="tty0"):
+    """User Mode Linux: a kernel of its own that is a program; the words are its command line. Debian
+    has a login prompt on its console if that is ttyS0."""
+    line = {"tty0": "con0", "ttyS0": "ssl0"}[console]
+    return [os.path.join(args.guests, "linux.uml"), f"mem={memory}", "con=null", "ssl=null",
+            f"{line}=fd:0,fd:1", f"console={console}", "panic=-1", *words]
 
 
 def linux(args, initrd, append, kernel="vmlinuz-cloud"):

@@ -11,6 +11,7 @@ UML, which is a kernel of its own. Seconds of wall time, measured outside; for e
 of N runs, then ringshift's share of TCG's time. "host" runs the same programs from the same tree
 in a chroot, which only root can.
 """
+import contextlib
 import os
 import re
 import shutil
@@ -85,12 +86,12 @@ def commands(args, image, work):
         engines = {"bt": harness.ringshift(args) + guest,
                    "tcg": harness.qemu(args) + guest,
                    "uml": harness.uml(args, args.memory, f"ubd0={cow},{image}", "root=/dev/ubda",
-                                      "rw", "quiet", *init),
+                                      "rw", "quiet", *init, console="tty0" if rows else "ttyS0"),
                    "host": None}
         return harness.chosen(args, engines)
 
-    login = {name: command for name, command in found(False).items() if name in ("bt", "tcg")}
-    rows = found(True)
+    login, rows = found(False), found(True)
+    login.pop("host", None)
     if "host" in rows and os.getuid() != 0:
         del rows["host"]
     elif "host" in rows:
@@ -113,6 +114,8 @@ def measure(args, work):
     login, rows = commands(args, prepare(args, work), work)
     if "login" in args.rows:
         for _, name in harness.turns("macro: to login", args.runs, list(login)):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(work, "cow"))  # what the last UML wrote
             with Console(login[name], tty=False) as con:
                 con.expect(rb"login: ", args.timeout, harness.TROUBLE)
                 suite.add(name, "from the start to login:", time.monotonic() - con.started, "s")
