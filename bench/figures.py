@@ -63,9 +63,9 @@ class Suite:
         return list(dict.fromkeys(e for row in self.rows.values() for e in row.figures))
 
     def others(self):
-        """Engines that ratios are of: the baseline, and the host if it has figures."""
+        """Engines that ratios are of: the baseline, and UML and the host if they have figures."""
         found = self.engines()
-        return [self.baseline] + [e for e in ("host",) if e in found and e != self.baseline]
+        return [self.baseline] + [e for e in ("uml", "host") if e in found and e != self.baseline]
 
     def ratios(self, row):
         """One for each of others()."""

@@ -5,8 +5,8 @@
 
 Reads what the scripts wrote there (boot.json, macro.json, user.json, nano.json, disk.json, net.json;
 what is missing is left out), prints the tables, and writes results.json, results.csv, results.md and
-index.html, a page with bars that needs nothing else. A ratio is ringshift's time by the other's: below 1 we are
-faster.
+index.html, a page with bars that needs nothing else. A ratio is ringshift's time by the other's: below
+1 we are faster.
 """
 import csv
 import html
@@ -39,21 +39,42 @@ def load(directory):
     return {name: read_suite(path) for name, path in paths.items() if os.path.exists(path)}
 
 
-def standing(suite):
-    """Rows won, rows lost, and the geometric mean of the ratios; None without any."""
-    ratios = [r for r in (row.ratio(suite.baseline) for row in suite.rows.values()) if r]
+def rivals(suites):
+    """What ringshift is compared with, suite by suite: title -> (suite, engine) of each."""
+    found = {}
+    for suite in suites.values():
+        for engine in suite.others():
+            if engine != "host":
+                found.setdefault(title(engine), []).append((suite, engine))
+    return found
+
+
+def standing(suite, engine):
+    """Rows won, names of the rows lost, and the geometric mean of the ratios; None without any."""
+    ratios = {row.name: row.ratio(engine) for row in suite.rows.values()}
+    ratios = {name: ratio for name, ratio in ratios.items() if ratio}
     if not ratios:
         return None
-    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-    return sum(r < 1 for r in ratios), sum(r >= 1 for r in ratios), mean
+    lost = [f"{name} ({show_ratio(ratio)})" for name, ratio in ratios.items() if ratio >= 1]
+    mean = math.exp(sum(map(math.log, ratios.values())) / len(ratios))
+    return len(ratios) - len(lost), lost, mean
+
+
+def standings(suites):
+    """(the other, its [(suite, *standing)...]) for each there is."""
+    for other, compared in rivals(suites).items():
+        found = [(suite, standing(suite, engine)) for suite, engine in compared]
+        yield other, [(suite, *stands) for suite, stands in found if stands]
 
 
 def print_standing(suites):
-    print(f"\n{'Beside ' + title('tcg'):56}{'faster':>8}{'slower':>8}{'geometric mean':>18}")
-    for suite in suites.values():
-        found = standing(suite)
-        if found:
-            print(f"{suite.heading:56}{found[0]:8}{found[1]:8}{found[2]:18.2f}")
+    for other, found in standings(suites):
+        print(f"\n{'Beside ' + other:56}{'faster':>8}{'slower':>8}{'geometric mean':>18}")
+        for suite, won, lost, mean in found:
+            print(f"{suite.heading:56}{won:8}{len(lost):8}{mean:18.2f}")
+        slower = [row for _, _, lost, _ in found for row in lost]
+        if slower:
+            print("Slower: " + ", ".join(slower))
 
 
 def write_csv(path, suites):
@@ -75,11 +96,10 @@ def markdown(suites, machine):
     yield "| | |\n|---|---|"
     for key, value in machine.items():
         yield f"| {key} | {value} |"
-    yield f"\n| beside {title('tcg')} | faster | slower | geometric mean |\n|---|---|---|---|"
-    for suite in suites.values():
-        found = standing(suite)
-        if found:
-            yield f"| {suite.heading} | {found[0]} | {found[1]} | {found[2]:.2f} |"
+    for other, found in standings(suites):
+        yield f"\n| beside {other} | faster | slower | geometric mean | slower are |\n|---|---|---|---|---|"
+        for suite, won, lost, mean in found:
+            yield f"| {suite.heading} | {won} | {len(lost)} | {mean:.2f} | {', '.join(lost)} |"
     for suite in suites.values():
         engines = suite.engines()
         heads = ["", *map(title, engines), "spread", *(f"of {title(e)}" for e in suite.others())]
@@ -91,7 +111,7 @@ def markdown(suites, machine):
                      *map(show_ratio, suite.ratios(row))]
             yield f"| {' | '.join(cells)} |"
         for note in suite.notes:
-            yield f"\n{note}."
+            yield "\n" + note.rstrip(".") + "."
     yield ""
 
 
@@ -150,17 +170,16 @@ def page(suites, machine):
                                for k, v in machine.items()) + "</p>",
            "<p class=note>Figures are medians; the spread is that of ringshift's runs, half the "
            "distance of the extremes. A ratio is ringshift's time by the other's: below 1, and a "
-           "green bar to the left, ringshift is faster. The bars are of QEMU TCG's time and end at a "
-           "hundred times.</p>",
-           f"<table class=summary><tr><th>Beside {title('tcg')}</th><th>faster</th><th>slower</th>"
-           f"<th>geometric mean</th><th class=bar>{scale()}</th></tr>"]
-    for suite in suites.values():
-        found = standing(suite)
-        if found:
-            out.append(f"<tr><td>{html.escape(suite.heading)}</td><td>{found[0]}</td>"
-                       f"<td>{found[1]}</td><td>{found[2]:.2f}</td>"
-                       f"<td class=bar>{bar(found[2])}</td></tr>")
-    out.append("</table>")
+           "green bar to the left, ringshift is faster. The bars of rows are of QEMU TCG's time; all end at a "
+           "hundred times.</p>"]
+    for other, found in standings(suites):
+        out.append(f"<table class=summary><tr><th>Beside {html.escape(other)}</th><th>faster</th>"
+                   f"<th>slower</th><th>geometric mean</th><th class=bar>{scale()}</th></tr>")
+        for suite, won, lost, mean in found:
+            out.append(f"<tr><td>{html.escape(suite.heading)}</td><td>{won}</td>"
+                       f'<td title="{html.escape(", ".join(lost))}">{len(lost)}</td>'
+                       f"<td>{mean:.2f}</td><td class=bar>{bar(mean)}</td></tr>")
+        out.append("</table>")
     for suite in suites.values():
         out += section(suite)
     return "\n".join(out) + "\n"

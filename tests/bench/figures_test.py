@@ -60,18 +60,29 @@ def example():
 
 class Report(unittest.TestCase):
     def test_who_wins(self):
-        won, lost, mean = report.standing(example())
-        self.assertEqual((won, lost), (1, 1))
+        won, lost, mean = report.standing(example(), "tcg")
+        self.assertEqual((won, lost), (1, ["lost (2.00)"]))
         self.assertAlmostEqual(mean, 0.5 ** 0.5)  # of 1/4 and 2
-        self.assertIsNone(report.standing(Suite("empty", "tcg")))
+        self.assertIsNone(report.standing(Suite("empty", "tcg"), "tcg"))
+
+    def test_each_other_has_a_standing_of_its_own(self):
+        boot = Suite("Boot", "microvm")
+        for engine, figure in (("bt", 1.0), ("microvm", 3.0), ("host", 0.1)):
+            boot.add(engine, "a row", figure, "s")
+        user = example()
+        user.add("uml", "won", 0.5, "s")
+        found = {other: [(suite.heading, won, lost) for suite, won, lost, _ in standings]
+                 for other, standings in report.standings({"boot": boot, "user": user})}
+        self.assertEqual(found, {"QEMU TCG": [("Boot", 1, []), ("Example <1>", 1, ["lost (2.00)"])],
+                                 "UML": [("Example <1>", 0, ["won (2.00)"])]})
 
     def test_the_host_is_compared_with_where_it_has_figures(self):
         suite = example()
-        self.assertEqual(suite.others(), ["tcg"])
+        self.assertEqual(suite.others(), ["tcg", "uml"])
         suite.add("host", "won", 0.5, "s")
-        self.assertEqual(suite.others(), ["tcg", "host"])
-        self.assertEqual(suite.ratios(suite.rows["won"]), [0.25, 2.0])
-        self.assertEqual(suite.ratios(suite.rows["lost"]), [2.0, None])
+        self.assertEqual(suite.others(), ["tcg", "uml", "host"])
+        self.assertEqual(suite.ratios(suite.rows["won"]), [0.25, None, 2.0])
+        self.assertEqual(suite.ratios(suite.rows["lost"]), [2.0, None, None])
         self.assertEqual([show_ratio(r) for r in (None, 0.00321, 0.256, 3.0, 123.4)],
                          ["", "0.0032", "0.26", "3.00", "123"])
 
@@ -100,12 +111,12 @@ class Report(unittest.TestCase):
         self.assertNotIn("http", page)
         won = page[page.index("<td>won</td>"):].split("</tr>")[0]
         self.assertEqual(re.findall(r"<td[^>]*>([^<]*)<", won),
-                         ["won", "s", "1", "4", "", "", "0.25", ""])
+                         ["won", "s", "1", "4", "", "", "0.25", "", ""])
 
     def test_the_tables_for_a_document(self):
         lines = "\n".join(report.markdown({"user": example()}, {"load": "none"})).splitlines()
-        for line in ("| load | none |", "| Example <1> | 1 | 1 | 0.71 |",
-                     "| won, s | 1 | 4 |  |  | 0.25 |", "No column for KVM."):
+        for line in ("| load | none |", "| Example <1> | 1 | 1 | 0.71 | lost (2.00) |",
+                     "| won, s | 1 | 4 |  |  | 0.25 |  |", "No column for KVM."):
             self.assertIn(line, lines)
 
     def test_the_csv_has_a_line_for_each_engine(self):
