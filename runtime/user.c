@@ -66,6 +66,11 @@
 #define LINUX_IPC_SHMAT 21
 #define SHMAT_MAX       (256 * MIB)
 
+#define LINUX_MREMAP_FIXED 2u
+#define LINUX_MREMAP_FLAGS 7u
+
+#define RANGE_MAX BIT(46) /* more than half of what there is; most pointers lie above */
+
 struct user_space {
 	u64 cr3;
 	u64 used; /* the clock when it last ran */
@@ -425,11 +430,20 @@ static bool move_stub(struct user *u, struct user_space *s, unsigned avoid)
 	return u->now;
 }
 
+/* An argument that a system call has not is what the program left in the register, a pointer often:
+ * no length. */
 static unsigned pages_met(u64 va, u64 len)
 {
-	return va & ~PAGE_MASK || va < PAGE_SIZE || va >= USER_LIMIT || len > USER_LIMIT
+	return va & ~PAGE_MASK || va < PAGE_SIZE || va >= USER_LIMIT || len > RANGE_MAX
 		   ? 0
 		   : space_places_met(va, len);
+}
+
+/* The new place of Linux's mremap counts if its flags say that there is one. */
+static unsigned new_place_met(u64 flags, u64 va, u64 len)
+{
+	return (flags & LINUX_MREMAP_FIXED) && !(flags & ~LINUX_MREMAP_FLAGS) ? pages_met(va, len)
+									      : 0;
 }
 
 /* Where Linux's shmat maps something; 0: nowhere, or it is not that. */
@@ -454,8 +468,8 @@ static unsigned places_named(const struct cpu *c)
 		return pages_met(at, SHMAT_MAX);
 	if (c->mode != INSN_MODE_64)
 		return pages_met((u32)r[GPR_RBX], (u32)r[GPR_RCX]) |
-		       pages_met((u32)r[GPR_RDI], (u32)r[GPR_RDX]);
-	return pages_met(r[GPR_RDI], r[GPR_RSI]) | pages_met(r[GPR_R8], r[GPR_RDX]);
+		       new_place_met((u32)r[GPR_RSI], (u32)r[GPR_RDI], (u32)r[GPR_RDX]);
+	return pages_met(r[GPR_RDI], r[GPR_RSI]) | new_place_met(r[GPR_R10], r[GPR_R8], r[GPR_RDX]);
 }
 
 /*
