@@ -22,8 +22,7 @@
 
 #include "space_impl.h"
 
-#define AWAIT_MS     10000
-#define POPULATE_MAX (256 * KIB) /* what is mapped has been accessed by the guest, mostly */
+#define AWAIT_MS 10000
 
 _Static_assert(SPACE_QUEUE + 1 <= RECORD_COUNT / 2, "a batch is at most half a ring");
 
@@ -127,9 +126,11 @@ static struct space_record record_of(const struct space_command *c)
 	struct space_record r = {.a = {c->va, c->len, c->prot}, .check = CHECK_OK};
 
 	switch (c->kind) {
+	/* To enter the pages at once (MAP_POPULATE) takes longer than the fault of each that is
+	 * used. */
 	case COMMAND_MAP:
 		r.nr = __NR_mmap;
-		r.a[3] = MAP_SHARED | MAP_FIXED | (c->len <= POPULATE_MAX ? MAP_POPULATE : 0);
+		r.a[3] = MAP_SHARED | MAP_FIXED;
 		r.a[4] = SPACE_RAM_FD;
 		r.a[5] = c->offset;
 		break;
