@@ -564,7 +564,8 @@ Test(shadow, neighbours_come_along)
 	unsigned i;
 
 	for (i = 0; i < 20; i++)
-		map4k(x, VA + i * PAGE_SIZE, (DATA + i * PAGE_SIZE) | KERNEL | PTE_A | PTE_D);
+		map4k(x, VA + i * PAGE_SIZE,
+		      (DATA + (i + i / 18) * PAGE_SIZE) | KERNEL | PTE_A | PTE_D);
 	*pte(x, VA + 3 * PAGE_SIZE, 1) &= ~PTE_D;
 	*pte(x, VA + 4 * PAGE_SIZE, 1) &= ~PTE_A;
 	*pte(x, VA + 5 * PAGE_SIZE, 1) = 0xfee00000 | KERNEL | PTE_A | PTE_D;
@@ -576,13 +577,42 @@ Test(shadow, neighbours_come_along)
 	expect_rights(VA + 4 * PAGE_SIZE, NONE);
 	expect_rights(VA + 5 * PAGE_SIZE, NONE);
 	expect_rights(VA + 6 * PAGE_SIZE, RO);
-	expect_rights(VA + 15 * PAGE_SIZE, RW);
-	expect_rights(VA + 16 * PAGE_SIZE, NONE);
-	cr_assert_eq(fills(x), 4); /* 0-2, 3, 6, 7-15 */
-	cr_assert_eq(x->stats.n[STAT_shadow_around], 13);
+	expect_rights(VA + 17 * PAGE_SIZE, RW);
+	expect_rights(VA + 18 * PAGE_SIZE, NONE); /* not the next frame */
+	cr_assert_eq(fills(x), 4);                /* 0-2, 3, 6, 7-17 */
+	cr_assert_eq(x->stats.n[STAT_shadow_around], 15);
 	cr_assert(!(*pte(x, VA + 3 * PAGE_SIZE, 1) & PTE_D), "nobody has written there");
 	cr_assert(!(*pte(x, VA + 4 * PAGE_SIZE, 1) & PTE_A), "nor read here");
 	same_byte(x, VA + 2 * PAGE_SIZE, DATA + 2 * PAGE_SIZE, true);
+	close_world(x);
+}
+
+/* Half as many as in the kernel half, and more only where they make the same mapping longer. */
+Test(shadow, neighbours_of_a_user_come_along)
+{
+	static const struct shadow_range user = {.first = VA, .last = ~0ull, .user = true};
+	struct world *x = open_world(16 * MIB);
+	unsigned i;
+
+	shadow_free(x->shadow);
+	x->shadow = shadow_new(&x->ram, &x->stats, &user, &shadow_host_ops, &x->ram);
+	cr_assert_not_null(x->shadow);
+	for (i = 0; i < 40; i++)
+		map4k(x, VA + i * PAGE_SIZE,
+		      (DATA + (i < 18 ? 2 * i : 50 + i) * PAGE_SIZE) | KERNEL | PTE_U | PTE_A |
+			  PTE_NX);
+	cr_assert_eq(fill(x, VA + 11 * PAGE_SIZE, false), SHADOW_MAPPED);
+	expect_rights(VA + 7 * PAGE_SIZE, NONE);
+	expect_rights(VA + 8 * PAGE_SIZE, RO);
+	expect_rights(VA + 15 * PAGE_SIZE, RO);
+	expect_rights(VA + 16 * PAGE_SIZE, NONE);
+	cr_assert_eq(fills(x), 8);
+	cr_assert_eq(fill(x, VA + 25 * PAGE_SIZE, false), SHADOW_MAPPED);
+	expect_rights(VA + 17 * PAGE_SIZE, NONE);
+	expect_rights(VA + 18 * PAGE_SIZE, RO);
+	expect_rights(VA + 31 * PAGE_SIZE, RO);
+	expect_rights(VA + 32 * PAGE_SIZE, NONE);
+	cr_assert_eq(fills(x), 9);
 	close_world(x);
 }
 
