@@ -300,7 +300,6 @@ static struct op *op_make(struct cpu *c, const u8 *bytes, size_t n, u32 *index)
 	bool wants_thunk = false;
 	int len = decoder_decode(e->decoder, bytes, n, c->mode, &in), err;
 
-	c->stats->n[STAT_decoded]++;
 	if (len == -ENODATA)
 		return NULL;
 	if (len < 0) {
@@ -424,6 +423,7 @@ int engine_init(struct cpu *c, void *code_area)
 	e->chunk = calloc(OP_MAX / OP_CHUNK, sizeof(e->chunk[0]));
 	e->decoder = decoder_new();
 	if (e->page && e->quiet_writes && e->chunk && e->decoder) {
+		decoder_count(e->decoder, c->stats);
 		e->thunks = thunks_new(c->stats, code_area);
 		err = e->thunks ? thunk_thread_enter(e->thunks, c) : -errno;
 	}

@@ -176,6 +176,8 @@ static const struct class_row table[] = {
     SENSITIVE(1B, 0x62, 0x62, BOUNDS),    /* bound */
 };
 
+_Static_assert(ARRAY_LEN(table) <= UINT8_MAX, "insn_first_class");
+
 static bool row_fits(const struct class_row *r, const struct insn *in)
 {
 	bool mem = in->modrm < 0xc0;
@@ -202,19 +204,29 @@ static bool uses_rsp_as_data(const struct insn *in)
 	return (in->gpr_written & rsp) || in->rsp_operand || (is_lea && (in->gpr_read & rsp));
 }
 
-static const struct class_row *find_row(const struct insn *in)
+u8 insn_first_class(enum insn_map map, u8 opcode)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_LEN(table); i++)
+		if (table[i].map == map && opcode >= table[i].first && opcode <= table[i].last)
+			break;
+	return i;
+}
+
+static const struct class_row *find_row(const struct insn *in, u8 first)
 {
 	if (in->map == INSN_MAP_1B && in->opcode == 0x63 && in->mode == INSN_MODE_64)
 		return NULL; /* movsxd */
-	for (size_t i = 0; i < ARRAY_LEN(table); i++)
+	for (size_t i = first; i < ARRAY_LEN(table); i++)
 		if (row_fits(&table[i], in))
 			return &table[i];
 	return NULL;
 }
 
-void insn_classify(struct insn *in)
+void insn_classify(const struct optable *t, struct insn *in)
 {
-	const struct class_row *row = find_row(in);
+	const struct class_row *row = find_row(in, t->at[in->map][in->opcode].first_class);
 
 	in->why = WHY_NONE;
 	if (row) {

@@ -14,8 +14,7 @@
  * in register form, UD0 and UD1, RDPKRU, WAITPKG, ...), the table alone decides: every VEX and EVEX
  * row, and the legacy rows marked OWN.
  */
-#include "insn.h"
-#include "optable.h"
+#include "shapes.h"
 
 #include <capstone/capstone.h>
 #include <errno.h>
@@ -25,6 +24,8 @@ struct decoder {
 	struct optable table;
 	csh capstone[3]; /* by enum insn_mode */
 	cs_insn *scratch;
+	struct shapes *shapes;
+	struct stats *stats; /* or NULL */
 };
 
 struct decoder *decoder_new(void)
@@ -42,7 +43,8 @@ struct decoder *decoder_new(void)
 		if (cs_open(CS_ARCH_X86, modes[i], &d->capstone[i]) != CS_ERR_OK)
 			goto fail;
 	d->scratch = cs_malloc(d->capstone[0]);
-	if (!d->scratch)
+	d->shapes = shapes_new();
+	if (!d->scratch || !d->shapes)
 		goto fail;
 	return d;
 fail:
@@ -59,8 +61,14 @@ void decoder_free(struct decoder *d)
 	for (size_t i = 0; i < ARRAY_LEN(d->capstone); i++)
 		if (d->capstone[i])
 			cs_close(&d->capstone[i]);
+	shapes_free(d->shapes);
 	optable_free(&d->table);
 	free(d);
+}
+
+void decoder_count(struct decoder *d, struct stats *stats)
+{
+	d->stats = stats;
 }
 
 static bool rep_matters(const struct insn *in, const struct op *op)
@@ -173,18 +181,18 @@ static unsigned corrected_id(const struct insn *in)
 	}
 }
 
-int decoder_decode(struct decoder *d, const u8 *bytes, size_t avail, enum insn_mode mode,
-		   struct insn *out)
+int decoder_decode_afresh(struct decoder *d, const u8 *bytes, size_t avail, enum insn_mode mode,
+			  struct insn *out, const struct op **row)
 {
-	const struct op *op;
-	int len = insn_parse(&d->table, bytes, avail, mode, out, &op);
+	int len = insn_parse(&d->table, bytes, avail, mode, out, row);
+	const struct op *op = *row;
 
 	if (len < 0)
 		return len;
 	insn_analyse(op, out);
 	if ((out->prefixes & PFX_LOCK) && !out->lockable)
 		return -EILSEQ;
-	insn_classify(out);
+	insn_classify(&d->table, out);
 	out->id = corrected_id(out);
 	if (!out->id)
 		out->id = capstone_id(d, out, op);
@@ -193,6 +201,30 @@ int decoder_decode(struct decoder *d, const u8 *bytes, size_t avail, enum insn_m
 			return -EILSEQ;
 		out->id = own_id(out);
 	}
+	return len;
+}
+
+static void count(struct decoder *d, enum stat_id what)
+{
+	if (d->stats)
+		d->stats->n[what]++;
+}
+
+int decoder_decode(struct decoder *d, const u8 *bytes, size_t avail, enum insn_mode mode,
+		   struct insn *out)
+{
+	u64 key = shapes_key(&d->table, bytes, avail, mode);
+	const struct op *row;
+	int len;
+
+	if (key && shapes_find(d->shapes, key, bytes, avail, out)) {
+		count(d, STAT_decoded_by_shape);
+		return out->len;
+	}
+	count(d, STAT_decoded);
+	len = decoder_decode_afresh(d, bytes, avail, mode, out, &row);
+	if (len > 0 && key)
+		shapes_remember(d->shapes, key, row, out);
 	return len;
 }
 

@@ -185,6 +185,8 @@ struct decoder;
 /* One decoder per thread (Capstone handles are not shared). NULL if Capstone cannot be opened. */
 struct decoder *decoder_new(void);
 void decoder_free(struct decoder *d);
+/* Count there from now on. */
+void decoder_count(struct decoder *d, struct stats *stats);
 
 /*
  * Decode the instruction that starts at bytes[0]; avail says how many bytes may be read (1..15,

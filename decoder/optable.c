@@ -101,6 +101,7 @@ int optable_init(struct optable *t)
 	for (unsigned map = 0; map < OP_MAPS; map++) {
 		for (unsigned opcode = 0; opcode < 256; opcode++) {
 			t->at[map][opcode].first = n;
+			t->at[map][opcode].first_class = insn_first_class(map, opcode);
 			for (size_t i = 0; i < ARRAY_LEN(source); i++) {
 				const struct op *op = &t->rows[i];
 

@@ -7,6 +7,8 @@
 
 #include "insn.h"
 
+#include <string.h>
+
 #define OP_MAX_OPERANDS 8
 #define OP_MAPS         4
 
@@ -53,6 +55,7 @@ struct optable {
 		u8 count;
 		u8 has_rows;  /* bit per enum insn_enc */
 		u8 has_modrm; /* bit per enum insn_enc */
+		u8 first_class;
 	} at[OP_MAPS][256];
 };
 
@@ -72,6 +75,28 @@ u8 op_mandatory_prefix(const struct op *op, const struct insn *in);
 MUST_CHECK int insn_parse(const struct optable *t, const u8 *bytes, size_t avail,
 			  enum insn_mode mode, struct insn *in, const struct op **row);
 
+/* A displacement or immediate of n bytes: 0, 1, 2, 4, 8. */
+static inline u64 load_le(const u8 *p, unsigned n)
+{
+	u64 v = 0;
+
+	switch (n) {
+	case 1: return *p;
+	case 2: memcpy(&v, p, 2); break;
+	case 4: memcpy(&v, p, 4); break;
+	case 8: memcpy(&v, p, 8); break;
+	default: break;
+	}
+	return v;
+}
+
+static inline s64 load_signed(const u8 *p, unsigned n)
+{
+	unsigned shift = 64 - 8 * n;
+
+	return n ? (s64)(load_le(p, n) << shift) >> shift : 0;
+}
+
 /* Bytes of a size letter for this instruction. */
 unsigned operand_bytes(const struct insn *in, char size);
 /* What one step of a compressed 8-bit displacement is worth (EVEX). */
@@ -81,6 +106,12 @@ unsigned operand_disp8_scale(const struct insn *in, const struct op *op);
 void insn_analyse(const struct op *op, struct insn *in);
 
 /* Fill class and why of an analysed instruction. */
-void insn_classify(struct insn *in);
+void insn_classify(const struct optable *t, struct insn *in);
+/* The first row of its table that is about this opcode; how many there are, if none is. */
+u8 insn_first_class(enum insn_map map, u8 opcode);
+
+/* decoder_decode without what decoder/shapes.c remembers; the row, if it is an instruction. */
+MUST_CHECK int decoder_decode_afresh(struct decoder *d, const u8 *bytes, size_t avail,
+				     enum insn_mode mode, struct insn *out, const struct op **row);
 
 #endif

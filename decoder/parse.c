@@ -31,21 +31,6 @@ static int need(const struct cursor *c, unsigned n)
 	return c->avail >= INSN_MAX_LEN || c->pos + n > INSN_MAX_LEN ? -EILSEQ : -ENODATA;
 }
 
-static u64 load_le(const u8 *p, unsigned n)
-{
-	u64 v = 0;
-
-	memcpy(&v, p, n);
-	return v;
-}
-
-static s64 load_signed(const u8 *p, unsigned n)
-{
-	unsigned shift = 64 - 8 * n;
-
-	return n ? (s64)(load_le(p, n) << shift) >> shift : 0;
-}
-
 /* Takes one legacy prefix or REX; false if b is none. */
 static bool take_prefix(struct insn *in, u8 b)
 {

@@ -8,7 +8,7 @@
  *   [rd:registers] [wr:registers] [imp:registers] [rf:flags] [wf:flags, ~ if partial] [state]
  *   [lk: LOCK is legal] [sp: RSP is named as an operand]
  */
-#include "insn.h"
+#include "optable.h"
 
 #include <capstone/x86.h>
 #include <criterion/criterion.h>
@@ -147,14 +147,6 @@ static size_t parse_hex(const char *hex, u8 *out)
 	return n;
 }
 
-static u64 load_le(const u8 *p, unsigned n)
-{
-	u64 v = 0;
-
-	memcpy(&v, p, n);
-	return v;
-}
-
 /* What holds for every decoded instruction, whatever it is. */
 static const char *inconsistency(const struct insn *in, const u8 *bytes, int len)
 {
@@ -256,6 +248,41 @@ Test(decoder, truncated)
 			    (int)n, "%s followed by %02x", golden[i].hex, fill);
 		}
 	}
+}
+
+/* What is remembered of an instruction holds whatever its displacement and its immediate are: the
+ * same as decoding it. tests/soak/shapes.c has far more of that. */
+Test(decoder, shapes)
+{
+	struct stats stats = {0};
+	u8 filler = 1;
+
+	decoder_count(decoder, &stats);
+	for (size_t i = 0; i < ARRAY_LEN(golden); i++) {
+		u8 bytes[INSN_MAX_LEN];
+		size_t n = parse_hex(golden[i].hex, bytes), first = n;
+		struct insn in, afresh;
+		const struct op *row;
+
+		cr_assert_eq(decoder_decode(decoder, bytes, n, golden[i].mode, &in), (int)n);
+		if (in.disp_size)
+			first = in.off_disp;
+		else if (in.imm_size)
+			first = in.off_imm;
+		for (unsigned k = 0; k < 20; k++) {
+			int a, b;
+
+			for (size_t at = first; at < n; at++)
+				bytes[at] = filler = filler * 5 + k + 1;
+			a = decoder_decode(decoder, bytes, n, golden[i].mode, &in);
+			b = decoder_decode_afresh(decoder, bytes, n, golden[i].mode, &afresh, &row);
+			cr_assert_eq(a, b);
+			cr_assert(a < 0 || !memcmp(&in, &afresh, sizeof(in)), "%d-bit %s, %u",
+				  16 << golden[i].mode, golden[i].hex, k);
+		}
+	}
+	cr_expect_gt(stats.n[STAT_decoded_by_shape], 8 * ARRAY_LEN(golden));
+	cr_expect_gt(stats.n[STAT_decoded], ARRAY_LEN(golden) / 2);
 }
 
 static int decode_hex(enum insn_mode mode, const char *hex, struct insn *in)
