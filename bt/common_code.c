@@ -170,11 +170,10 @@ static void emit_flags_table(struct tr *t)
 
 void bt_emit_common(struct bt *bt)
 {
-	struct tr t = {.bt = bt};
+	struct tr t;
 	enum light kind;
 
-	t.start = bt->rw + bt->used;
-	t.e = (struct emit){.p = t.start, .end = t.start + BT_BLOCK_ROOM};
+	tr_begin(&t, bt, bt->used, BT_BLOCK_ROOM);
 	emit_exit(&t);
 	bt->enter = (void (*)(u64))(void *)(bt->rx + (t.e.p - bt->rw));
 	emit_enter(&t);

@@ -123,19 +123,19 @@ void op_flush_all(struct cpu *c)
 	HASH_CLEAR(hh, e->table);
 	e->count = 1;
 	thunks_flush(e->thunks);
-	for (i = 0; i < e->pages; i++)
+	for (i = 0; e->code_pages && i < e->pages; i++)
 		while (e->page[i]) {
 			struct code_page *p = e->page[i];
 
 			e->page[i] = p->next;
 			free(p);
+			e->code_pages--;
 		}
 	memset(c->mmu.ram->code, 0, c->mmu.ram->high_end >> 12);
 	mmu_code_gone(&c->mmu, ~0ull);
 	if (c->translator)
 		bt_flush(c->translator);
 	c->code_page = CODE_PAGE_NONE;
-	e->code_pages = 0;
 	c->flush_wanted = false;
 	cpu_update_slow(c);
 	c->stats->n[STAT_thunk_flushes]++;

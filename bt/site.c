@@ -17,6 +17,8 @@
  */
 #include "translate.h"
 
+#include <string.h>
+
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 #undef HASH_FUNCTION
@@ -42,9 +44,17 @@ static struct site *find(const struct bt *bt, u64 pc)
 	return s;
 }
 
+/* Nearly every instruction that is translated is none: one look at a filter tells. */
+static unsigned filter_bit(u64 pc)
+{
+	return pc * 0x9e3779b97f4a7c15ull >> 51; /* of 8192 */
+}
+
 bool bt_is_promoted(const struct bt *bt, u64 pc)
 {
-	return find(bt, pc);
+	unsigned i = filter_bit(pc);
+
+	return (bt->site_filter[i / 64] & BIT(i % 64)) && find(bt, pc);
 }
 
 static enum stat_id counter_of(enum bt_step why)
@@ -58,6 +68,7 @@ static enum stat_id counter_of(enum bt_step why)
 
 void bt_promote(struct bt *bt, u64 pc, enum bt_step why)
 {
+	unsigned i = filter_bit(pc);
 	struct site *s;
 
 	if (find(bt, pc))
@@ -67,6 +78,7 @@ void bt_promote(struct bt *bt, u64 pc, enum bt_step why)
 	s = calloc(1, sizeof(*s));
 	BUG_ON(!s);
 	s->pc = pc;
+	bt->site_filter[i / 64] |= BIT(i % 64);
 	HASH_ADD(hh, bt->sites, pc, sizeof(s->pc), s);
 	s->for_now = why != STEP_ADDRESS && why != STEP_DEVICE;
 	bt->n_for_now += s->for_now;
@@ -124,5 +136,6 @@ void bt_forget_sites(struct bt *bt)
 		HASH_DEL(bt->sites, s);
 		free(s);
 	}
+	memset(bt->site_filter, 0, sizeof(bt->site_filter));
 	bt->n_for_now = 0;
 }

@@ -33,13 +33,14 @@ struct tr {
 	bool ecx_known;        /* RCX holds ecx */
 	u32 ecx;
 	u32 stop; /* guest offset of the callout at the end, ~0: none */
+	unsigned n_rec, n_exits, n_misses;
+
+	/* Not cleared for each block: only what is counted is there. */
 	struct recovery rec[BT_MAX_RECORDS];
-	unsigned n_rec;
 	struct {
 		u8 *rel32; /* to be pointed at the stub, later at the block */
 		u64 target;
 	} exit[BT_MAX_EXITS];
-	unsigned n_exits;
 	struct {
 		u8 *rel32[4]; /* of jumps that are taken when the software TLB does not know */
 		unsigned n;
@@ -47,8 +48,10 @@ struct tr {
 		u32 op;
 		u8 *resume; /* behind the instruction */
 	} miss[BT_MAX_INSNS];
-	unsigned n_misses;
 };
+
+/* To write at bt->rw + at, no more than room. */
+void tr_begin(struct tr *t, struct bt *bt, u32 at, u32 room);
 
 /* The instruction at a guest offset; if the first page does not tell, the second is asked. Length,
  * or a negative errno. */

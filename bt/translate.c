@@ -25,6 +25,14 @@
 
 #include "tr.h"
 
+void tr_begin(struct tr *t, struct bt *bt, u32 at, u32 room)
+{
+	memset(t, 0, offsetof(struct tr, rec));
+	t->bt = bt;
+	t->start = bt->rw + at;
+	t->e = (struct emit){.p = t->start, .end = t->start + room};
+}
+
 /* From here on: the state before the instruction at guest address pc, with these spills. */
 void tr_record(struct tr *t, u64 pc, u16 spills)
 {
@@ -264,9 +272,9 @@ static unsigned tr_block(struct tr *t, struct code_bytes *code)
 
 void bt_emit_tail(struct bt *bt, const struct block *b, u32 at)
 {
-	struct tr t = {.bt = bt};
+	struct tr t;
 
-	t.e = (struct emit){.p = bt->rw + at, .end = bt->rw + at + BT_TAIL_ROOM};
+	tr_begin(&t, bt, at, BT_TAIL_ROOM);
 	emit_exit_to(&t, b->pc, b->host + 1);
 	BUG_ON(t.e.full);
 }
@@ -274,14 +282,15 @@ void bt_emit_tail(struct bt *bt, const struct block *b, u32 at)
 struct block *bt_translate(struct bt *bt, struct code_bytes *code)
 {
 	static const unsigned align = 16;
-	u64 pc = bt->c->rip;
-	enum regime r = regime_of(pc);
-	struct tr t = {.bt = bt, .regime = r, .bias = regime_bias(r), .pc = pc, .stop = ~0u};
 	struct block *b = &bt->block[bt->n_blocks];
+	struct tr t;
 
 	bt->used = ALIGN_UP(bt->used, align);
-	t.start = bt->rw + bt->used;
-	t.e = (struct emit){.p = t.start, .end = t.start + BT_BLOCK_ROOM};
+	tr_begin(&t, bt, bt->used, BT_BLOCK_ROOM);
+	t.pc = bt->c->rip;
+	t.regime = regime_of(t.pc);
+	t.bias = regime_bias(t.regime);
+	t.stop = ~0u;
 	*b = (struct block){.pc = t.pc, .host = bt->used};
 	b->len = tr_block(&t, code);
 	b->stop = MIN(t.stop, b->len);

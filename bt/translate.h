@@ -138,8 +138,9 @@ struct bt {
 	struct code_va **by_gpa;
 	/* A table for each regime, below 2 GiB; tag: minus the guest PC. */
 	u64 *front_tag[REGIMES], *front_host[REGIMES];
-	struct site *sites; /* promoted ones, by pc */
-	u32 n_for_now;      /* of them: until it is quiet */
+	struct site *sites;   /* promoted ones, by pc */
+	u64 site_filter[128]; /* a bit for each, by its pc; more may be set */
+	u32 n_for_now;        /* of them: until it is quiet */
 	u64 busy_at; /* STAT_bt_entries when code was last written, or one of them promoted */
 	struct {
 		u64 pc;
