@@ -217,7 +217,7 @@ int decoder_decode(struct decoder *d, const u8 *bytes, size_t avail, enum insn_m
 	const struct op *row;
 	int len;
 
-	if (key && shapes_find(d->shapes, key, bytes, avail, out)) {
+	if (key && shapes_find(d->shapes, key, bytes, avail, mode, out)) {
 		count(d, STAT_decoded_by_shape);
 		return out->len;
 	}

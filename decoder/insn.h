@@ -118,9 +118,12 @@ enum insn_own_id {
 
 struct insn {
 	u8 bytes[INSN_MAX_LEN];
-	u8 len;
+	u8 mode;  /* enum insn_mode */
+	s64 disp; /* sign-extended; EVEX disp8 already scaled; moffs: the address */
+	s64 imm;  /* sign-extended first immediate */
 
-	u8 mode;      /* enum insn_mode */
+	/* From here to the end is the shape of the instruction (shapes.c). */
+	u8 len;
 	u8 enc;       /* enum insn_enc */
 	u8 map;       /* enum insn_map */
 	u8 opcode;    /* last opcode byte */
@@ -159,21 +162,19 @@ struct insn {
 	u8 seg;       /* SEG_* the operand uses, defaults and overrides applied */
 	u8 access;    /* enum insn_access of the memory operand; NONE for lea, nop, prefetch */
 	u16 mem_size; /* bytes touched; 0 where none or variable (xsave); of one element if vsib */
-	s64 disp;     /* sign-extended; EVEX disp8 already scaled; moffs: the address */
-	s64 imm;      /* sign-extended first immediate */
 
-	u16 id;            /* X86_INS_* of Capstone or enum insn_own_id; 0 never */
-	u8 class;          /* enum insn_class */
-	u8 why;            /* enum insn_why, WHY_NONE unless class is CLASS_SENSITIVE */
-	u8 state;          /* enum insn_state */
-	bool rsp_operand;  /* RSP is named as an operand (not as a base) by ModRM, opcode or vvvv */
-	bool lockable;     /* LOCK with a memory destination is legal (else LOCK is #UD) */
-	u16 flags_read;    /* FL_* arithmetic flags and DF the instruction may read */
-	u16 flags_written; /* FL_* that are written, cleared, set or left undefined, maybe not
-			      always */
+	u16 id;           /* X86_INS_* of Capstone or enum insn_own_id; 0 never */
+	u8 class;         /* enum insn_class */
+	u8 why;           /* enum insn_why, WHY_NONE unless class is CLASS_SENSITIVE */
+	u8 state;         /* enum insn_state */
+	bool rsp_operand; /* RSP is named as an operand (not as a base) by ModRM, opcode or vvvv */
+	bool lockable;    /* LOCK with a memory destination is legal (else LOCK is #UD) */
 	bool flags_partial; /* flags are written, but some arithmetic flag keeps, or may keep, its
 			       old value (flags the manual leaves undefined included, if some
 			       processor keeps them) */
+	u16 flags_read;     /* FL_* arithmetic flags and DF the instruction may read */
+	u16 flags_written;  /* FL_* that are written, cleared, set or left undefined, maybe not
+			       always */
 	u16 gpr_implicit;   /* bit per GPR_*: used without being named in ModRM/opcode/vvvv */
 	u16 gpr_read;       /* bit per GPR_*: all that are read, addressing included; also those
 			       written in part (8 or 16 bits) or not always */

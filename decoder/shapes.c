@@ -2,28 +2,34 @@
  * A kernel has some hundred thousand instructions, but few thousand shapes: prefixes, opcode, ModRM
  * and SIB, without the displacement and the immediate. All that struct insn says follows from the
  * shape but these two values themselves, and it costs some hundred nanoseconds to find out, most of
- * them Capstone's. So shapes are remembered, in a table that is indexed by a hash and in which a
- * new one replaces the old one. What is not in it is decoded; Capstone names every shape.
+ * them Capstone's. So shapes are remembered, a cache line each, in a table that is indexed by a
+ * hash and in which a new one replaces the old one. What is not in it is decoded; Capstone names
+ * every shape.
  *
- * Where an immediate says more than its value:
- *  - of a shift, whether the count is zero: the flags are not written then;
- *  - in the maps behind 0F a byte may select the operation (CMPPS), and Capstone then names that.
- *    It has to be the same there.
- * Not remembered are VEX and EVEX, more than seven bytes up to SIB, two immediates (ENTER, EXTRQ),
- * far pointers, and what is no instruction. tests/soak/shapes.c compares with what is decoded.
+ * Of a shift it matters whether the immediate is zero, since the flags are not written then; that
+ * is a shape of its own. Not remembered are immediates of vector instructions, because one may
+ * select the operation and Capstone then names that (CMPPS); VEX and EVEX; more than seven bytes up
+ * to SIB; two immediates (ENTER); far pointers; and what is no instruction. tests/soak/shapes.c
+ * compares all this with what is decoded.
  */
 #include "shapes.h"
-
-#include <string.h>
 
 #define BITS     13
 #define MAX_HEAD 7u /* bytes, so that they and the mode are one word */
 
+#define SHAPE_FIRST offsetof(struct insn, len)
+#define SHAPE_LEN   (offsetof(struct insn, gpr_written) + sizeof(u16) - SHAPE_FIRST)
+
+/* Of the immediate byte of a shift. */
+enum count { COUNT_NONE, COUNT_ZERO, COUNT_OTHER };
+
 struct shape {
 	u64 key;
-	enum { IMM_VALUE, IMM_COUNT, IMM_SELECTS } imm;
-	struct insn in;
-};
+	u8 count;
+	u8 insn[SHAPE_LEN]; /* that part of it */
+} __attribute__((aligned(64)));
+
+_Static_assert(sizeof(struct shape) == 64, "a cache line");
 
 struct shapes {
 	struct shape at[1 << BITS];
@@ -31,7 +37,11 @@ struct shapes {
 
 struct shapes *shapes_new(void)
 {
-	return calloc(1, sizeof(struct shapes));
+	struct shapes *s = aligned_alloc(64, sizeof(*s));
+
+	if (s)
+		memset(s, 0, sizeof(*s));
+	return s;
 }
 
 void shapes_free(struct shapes *s)
@@ -98,36 +108,31 @@ static size_t place(u64 key)
 	return key * 0x9e3779b97f4a7c15ull >> (64 - BITS); /* Fibonacci hashing */
 }
 
-static bool fits(const struct shape *s, const u8 *bytes)
+static enum count count_of(u8 imm)
 {
-	u8 imm = bytes[s->in.off_imm];
-
-	switch (s->imm) {
-	case IMM_COUNT: return !(imm & 31) == !(s->in.imm & 31);
-	case IMM_SELECTS: return imm == (u8)s->in.imm;
-	default: return true;
-	}
+	return imm & 31 ? COUNT_OTHER : COUNT_ZERO;
 }
 
 bool shapes_find(const struct shapes *shapes, u64 key, const u8 *bytes, size_t avail,
-		 struct insn *out)
+		 enum insn_mode mode, struct insn *out)
 {
 	const struct shape *s = &shapes->at[place(key)];
 
-	if (s->key != key || s->in.len > avail || !fits(s, bytes))
+	if (s->key != key)
 		return false;
-	*out = s->in;
+	memcpy((u8 *)out + SHAPE_FIRST, s->insn, SHAPE_LEN);
+	if (out->len > avail || (s->count && s->count != count_of(bytes[out->off_imm])))
+		return false;
+	memset(out->bytes, 0, sizeof(out->bytes));
 	memcpy(out->bytes, bytes, out->len);
-	if (out->disp_size)
-		out->disp = out->moffs ? (s64)load_le(bytes + out->off_disp, out->disp_size)
-				       : load_signed(bytes + out->off_disp, out->disp_size);
-	if (out->imm_size)
-		out->imm = load_signed(bytes + out->off_imm, out->imm_size);
+	out->mode = mode;
+	out->disp = out->moffs ? (s64)load_le(bytes + out->off_disp, out->disp_size)
+			       : load_signed(bytes + out->off_disp, out->disp_size);
+	out->imm = load_signed(bytes + out->off_imm, out->imm_size);
 	return true;
 }
 
-/* Is the immediate, if there is one, all of the bytes behind the displacement? */
-static bool has_simple_immediate(const struct op *op)
+static bool is_simple(const struct op *op, const struct insn *in)
 {
 	unsigned n = 0;
 
@@ -136,18 +141,16 @@ static bool has_simple_immediate(const struct op *op)
 			return false;
 		n += op->operands[i].kind == 'I' || op->operands[i].kind == 'J';
 	}
-	return n <= 1;
+	return n == 0 || (n == 1 && !in->state);
 }
 
 void shapes_remember(struct shapes *shapes, u64 key, const struct op *op, const struct insn *in)
 {
 	struct shape *s = &shapes->at[place(key)];
 
-	if (!has_simple_immediate(op))
+	if (!is_simple(op, in))
 		return;
 	s->key = key;
-	s->imm = op->attr & SHIFTIMM                           ? IMM_COUNT
-		 : in->map != INSN_MAP_1B && in->imm_size == 1 ? IMM_SELECTS
-							       : IMM_VALUE;
-	s->in = *in;
+	s->count = op->attr & SHIFTIMM ? count_of(in->imm) : COUNT_NONE;
+	memcpy(s->insn, (const u8 *)in + SHAPE_FIRST, SHAPE_LEN);
 }

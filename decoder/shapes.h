@@ -16,7 +16,7 @@ void shapes_free(struct shapes *s);
 u64 shapes_key(const struct optable *t, const u8 *bytes, size_t avail, enum insn_mode mode);
 /* Like decoder_decode, for an instruction of this key (not 0); false: it is not known. */
 MUST_CHECK bool shapes_find(const struct shapes *s, u64 key, const u8 *bytes, size_t avail,
-			    struct insn *out);
+			    enum insn_mode mode, struct insn *out);
 /* Remember what was decoded of this key (not 0) by this row. */
 void shapes_remember(struct shapes *s, u64 key, const struct op *op, const struct insn *in);
 

@@ -35,9 +35,11 @@ static int compare(const u8 *bytes, size_t avail, enum insn_mode mode)
 {
 	struct insn a, b;
 	const struct op *row;
-	int n = decoder_decode(run.d, bytes, avail, mode, &a);
-	int m = decoder_decode_afresh(run.d, bytes, avail, mode, &b, &row);
+	int n, m;
 
+	memset(&a, 0, sizeof(a)); /* padding */
+	n = decoder_decode(run.d, bytes, avail, mode, &a);
+	m = decoder_decode_afresh(run.d, bytes, avail, mode, &b, &row);
 	run.compared++;
 	if (n != m || (n > 0 && memcmp(&a, &b, sizeof(a))))
 		return differ(bytes, avail, mode);

@@ -274,6 +274,7 @@ Test(decoder, shapes)
 
 			for (size_t at = first; at < n; at++)
 				bytes[at] = filler = filler * 5 + k + 1;
+			memset(&in, 0, sizeof(in)); /* padding */
 			a = decoder_decode(decoder, bytes, n, golden[i].mode, &in);
 			b = decoder_decode_afresh(decoder, bytes, n, golden[i].mode, &afresh, &row);
 			cr_assert_eq(a, b);
