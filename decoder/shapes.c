@@ -2,9 +2,9 @@
  * A kernel has some hundred thousand instructions, but few thousand shapes: prefixes, opcode, ModRM
  * and SIB, without the displacement and the immediate. All that struct insn says follows from the
  * shape but these two values themselves, and it costs some hundred nanoseconds to find out, most of
- * them Capstone's. So shapes are remembered, a cache line each, in a table that is indexed by a
- * hash and in which a new one replaces the old one. What is not in it is decoded; Capstone names
- * every shape.
+ * them Capstone's. So shapes are remembered, a cache line each, in a table in which a hash gives
+ * each two places. A new one takes the first, whose shape goes to the second. What is not there is
+ * decoded; Capstone names every shape.
  *
  * Of a shift it matters whether the immediate is zero, since the flags are not written then; that
  * is a shape of its own. Not remembered are immediates of vector instructions, because one may
@@ -103,9 +103,10 @@ u64 shapes_key(const struct optable *t, const u8 *bytes, size_t avail, enum insn
 	return n < most ? key << 8 | bytes[n] : 0;
 }
 
+/* The first of the two places it may have. */
 static size_t place(u64 key)
 {
-	return key * 0x9e3779b97f4a7c15ull >> (64 - BITS); /* Fibonacci hashing */
+	return (key * 0x9e3779b97f4a7c15ull >> (65 - BITS)) * 2; /* Fibonacci hashing */
 }
 
 static enum count count_of(u8 imm)
@@ -118,6 +119,8 @@ bool shapes_find(const struct shapes *shapes, u64 key, const u8 *bytes, size_t a
 {
 	const struct shape *s = &shapes->at[place(key)];
 
+	if (s->key != key)
+		s++;
 	if (s->key != key)
 		return false;
 	memcpy((u8 *)out + SHAPE_FIRST, s->insn, SHAPE_LEN);
@@ -150,6 +153,8 @@ void shapes_remember(struct shapes *shapes, u64 key, const struct op *op, const 
 
 	if (!is_simple(op, in))
 		return;
+	if (s->key != key)
+		s[1] = s[0];
 	s->key = key;
 	s->count = op->attr & SHIFTIMM ? count_of(in->imm) : COUNT_NONE;
 	memcpy(s->insn, (const u8 *)in + SHAPE_FIRST, SHAPE_LEN);

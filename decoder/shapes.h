@@ -14,7 +14,8 @@ void shapes_free(struct shapes *s);
 
 /* The bytes up to the displacement with the mode, or 0: this one is not remembered. */
 u64 shapes_key(const struct optable *t, const u8 *bytes, size_t avail, enum insn_mode mode);
-/* Like decoder_decode, for an instruction of this key (not 0); false: it is not known. */
+/* Like decoder_decode, for an instruction of this key (not 0); false: it is not known, and what
+ * *out holds is undefined. */
 MUST_CHECK bool shapes_find(const struct shapes *s, u64 key, const u8 *bytes, size_t avail,
 			    enum insn_mode mode, struct insn *out);
 /* Remember what was decoded of this key (not 0) by this row. */
