@@ -770,6 +770,7 @@ def syscalls(setup):
             assert fast > stats["space_syscalls"] / 2, stats
             assert stats["user_copies_dropped"] > 10, stats
             assert stats["space_killed"] == 0, stats
+            assert stats["user_stub_moves"] == 0, stats
             stats = run_syscalls(setup, disk, "-fast-syscalls", "off")
             assert stats["space_fast_syscalls"] == 0, stats
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -167,9 +168,24 @@ static void rewritten(unsigned form)
 	close(fd);
 }
 
+/* Registers that are no arguments: what is in them is no range of pages for something to be mapped
+ * at. */
+static void left_over(void)
+{
+	unsigned long large = 2ul << 20,
+		      pointer = (unsigned long)&large; /* on the stack: high up */
+	int fd = (int)syscall(SYS_epoll_create1, EPOLL_CLOEXEC, pointer);
+
+	_Static_assert(EPOLL_CLOEXEC % PAGE == 0, "else it would not look like an address");
+	CHECK(fd >= 0);
+	CHECK(syscall(SYS_close, fd, 0, pointer, 0, 0x100000) == 0);
+	CHECK(syscall(SYS_close, -1, 0, large, 8, 0x100000) == -1);
+}
+
 int main(void)
 {
 	mkdir("/tmp", 0700);
+	left_over();
 	plain();
 	restarted();
 	registers();
