@@ -222,8 +222,12 @@ bool space_exit_decode(struct space *sp, struct space_regs *regs, struct space_e
 	if (kind == KIND_NOT_ENTERED)
 		return true;
 	sp->serialize = false;
-	if (kind == KIND_FAST) {
-		sp->live = true;
+	if (kind == KIND_FAST || kind == KIND_KEPT) {
+		sp->live = kind == KIND_FAST;
+		if (!sp->live) {
+			sp->xsave_off = ST_XSAVE;
+			SPACE_COUNT(sp, space_vec_kept);
+		}
 		get_segments(sp, regs);
 		space_fast_decode(sp, regs, ex);
 		return true;

@@ -55,10 +55,13 @@ struct space {
 	bool parked;  /* so it does, for certain */
 	bool stopped; /* by SIGSTOP */
 	bool used;    /* has been handed out */
-	u8 past;      /* was it parked before the last two runs? */
-	u8 parks[4];  /* by that: 2 and more, it will be before the next */
-	int cpu;      /* its mapper runs there only; -1: anywhere */
-	bool apart;   /* G does not; else it does, too */
+	bool asked;   /* for its vector state, since the last run */
+	struct space_habit {
+		u8 past; /* did it happen before the last two runs? */
+		u8 n[4]; /* by that: 2 and more, it will before the next */
+	} parks, asks;
+	int cpu;    /* its mapper runs there only; -1: anywhere */
+	bool apart; /* G does not; else it does, too */
 
 	u32 tail;     /* records given to the mapper, ever */
 	u32 proven;   /* of these, certainly executed */

@@ -89,7 +89,8 @@
 #define ORDER_SAVE     8  /* do not go: the vector state to ST_XSAVE */
 #define ORDER_TIME     16 /* note when guest code begins and when it ends */
 #define ORDER_SAME     32 /* registers as of the fast system call, but for those beside CTL_GO */
-#define ORDER_TLS      6 /* the number of the first of these bits: set the descriptors in CTL_TLS */
+#define ORDER_KEEP     64 /* save the vector state, too, when leaving by a fast system call */
+#define ORDER_TLS      7 /* the number of the first of these bits: set the descriptors in CTL_TLS */
 
 /* Linux has three descriptors in the GDT for each task to set, with set_thread_area. */
 #define TLS_DESCRIPTORS 3 /* SPACE_TLS, SPACE_TLS_FIRST of space.h */
@@ -146,6 +147,7 @@
 #define KIND_FAST        4 /* no frame: a patched system call */
 #define KIND_SAVED       5 /* no frame: ORDER_SAVE has been obeyed */
 #define KIND_REFUSED     6 /* the host does not take a descriptor */
+#define KIND_KEPT        7 /* as KIND_FAST, with the vector state in ST_XSAVE: ORDER_KEEP */
 
 /* In the kernel's struct ucontext, which the third argument of a handler points to. */
 #define UC_MCONTEXT 40

@@ -96,6 +96,31 @@ static void write_same(struct space_entry *e, const struct space_regs *r, u64 ri
 	e->flags = (u32)(r->rflags & FLAGS_SAHF) << 8 | (r->rflags & FLAG_OF ? 1 : 0);
 }
 
+/*
+ * What will happen when G comes back? As with branches: two bits of the past choose a counter. A
+ * program that takes rights from a page and gives them back is parked every second time; so is one
+ * that sends something and waits for the answer, and then its vector state is asked for.
+ */
+static void learn(struct space_habit *h, bool happened)
+{
+	u8 *n = &h->n[h->past];
+
+	*n = (u8)(happened ? MIN(*n + 1, 3) : MAX(*n - 1, 0));
+	h->past = (u8)((h->past << 1 | happened) % ARRAY_LEN(h->n));
+}
+
+static bool expects(const struct space_habit *h)
+{
+	return h->n[h->past] > 1;
+}
+
+static void learn_habits(struct space *sp)
+{
+	learn(&sp->parks, sp->parked || sp->stopped);
+	learn(&sp->asks, sp->asked);
+	sp->asked = false;
+}
+
 /* What the run is to begin with. */
 static void write_entry(struct space *sp, const struct space_regs *r)
 {
@@ -112,6 +137,8 @@ static void write_entry(struct space *sp, const struct space_regs *r)
 		c->xsave = sp->base + sp->xsave_off;
 		space_xsave_clean(sp);
 	}
+	if (expects(&sp->asks))
+		order |= ORDER_KEEP;
 	if (space_place_timed(sp))
 		order |= ORDER_TIME;
 	if (!(order & ORDER_IRET) && space_fast_same(sp, r)) {
@@ -153,26 +180,6 @@ static u32 adapt(const struct space *sp, u32 spin, u64 took)
 	return took > 2 * max ? MAX(spin / 2, max / SPIN_FLOOR_DIV) : max;
 }
 
-/*
- * Will G be parked when it comes back? Then it is to go to sleep at once, and not when it is told
- * to, for which it must first be seen awake: two switches less. As with branches: two bits of the
- * past choose a counter. A program that takes rights from a page and gives them back is parked
- * every second time.
- */
-static void learn_parks(struct space *sp)
-{
-	bool parked = sp->parked || sp->stopped;
-	u8 *n = &sp->parks[sp->past];
-
-	*n = (u8)(parked ? MIN(*n + 1, 3) : MAX(*n - 1, 0));
-	sp->past = (u8)((sp->past << 1 | parked) % ARRAY_LEN(sp->parks));
-}
-
-static bool expects_park(const struct space *sp)
-{
-	return sp->parks[sp->past] > 1;
-}
-
 /* How the tasks of the space are to wait for what comes. */
 static void say_how_to_wait(struct space *sp)
 {
@@ -180,7 +187,9 @@ static void say_how_to_wait(struct space *sp)
 	bool near = space_place_near(sp), calm = space_place_calm(sp);
 
 	space_set_word(&c->yield, near);
-	if (expects_park(sp))
+	/* To sleep at once, and not when it is told to, for which it must first be seen awake: two
+	 * switches less. */
+	if (expects(&sp->parks))
 		space_set_word(&c->spin, 0);
 	else
 		space_set_word(&c->spin, near ? calm ? SPACE_YIELD_TICKS : 0 : sp->guest_spin);
@@ -468,8 +477,8 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 	if (!space_place_near(sp))
 		sp->guest_spin =
 		    adapt(sp, sp->guest_spin, sp->pool->place.started - sp->pool->place.ended);
+	learn_habits(sp);
 	write_entry(sp, regs);
-	learn_parks(sp);
 	SPACE_COUNT(sp, space_runs);
 	if (!do_run(sp, leave, stop, &entered) || (entered && !space_exit_decode(sp, regs, ex)))
 		return died(sp, ex);

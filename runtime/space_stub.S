@@ -477,6 +477,12 @@ space_stub_fast_saved:
 	leaq	space_stub(%rip), %rbx
 	movl	$1, ST_LIVE(%rbx)
 	movl	$KIND_FAST, ST_KIND(%rbx)
+	testl	$ORDER_KEEP, CTL_ORDER(%rbx)
+	jz	report
+	movl	CTL_RFBM(%rbx), %eax
+	movl	CTL_RFBM+4(%rbx), %edx
+	xsave64	ST_XSAVE(%rbx)
+	movl	$KIND_KEPT, ST_KIND(%rbx)
 	jmp	report
 
 /* Signals are given a restorer because the kernel wants one. */

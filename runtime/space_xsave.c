@@ -147,6 +147,7 @@ bool space_xsave_read(struct space *sp, void *image)
 	struct header *h = header_of(image);
 	bool there = !sp->live || space_save_vec(sp);
 
+	sp->asked = true;
 	if (!there)
 		space_xsave_reset(sp);
 	memcpy(image, sp->slot + sp->xsave_off, pool->xsave_size);

@@ -505,7 +505,8 @@ static unsigned run_counting(struct rig *x, u64 *count, u8 *image, unsigned ms)
 		cr_assert_eq(x->r.gpr[RAX], 39);
 		cr_assert_eq(x->r.rip, RIG_CODE + PAIR + 7);
 		cr_assert_eq(x->r.gpr[RBX], ++*count);
-		if (*count % 5 == 0) {
+		/* By turns so that it is foreseen, and so that it is not. */
+		if (*count % (*count / 64 % 2 ? 2 : 5) == 0) {
 			space_xsave_read(x->sp, image);
 			cr_assert_eq(memcmp(image + XMM5_AT, count, 8), 0);
 		}
@@ -537,6 +538,37 @@ Test(space_fast, kicks_anywhere_lose_nothing)
 		    (unsigned long long)x.stats.n[STAT_space_kicked]);
 	cr_expect_gt(x.stats.n[STAT_space_fast_syscalls], count / 2);
 	cr_expect_eq(x.stats.n[STAT_space_killed], 0);
+	free(image);
+	rig_close(&x);
+}
+
+/* It is asked for with every second system call, and now and then brought back. */
+Test(space_fast, a_vector_state_that_will_be_asked_for_is_saved_in_advance)
+{
+	struct rig x;
+	u8 *image;
+
+	if (!rig_open(&x))
+		return;
+	image = aligned_alloc(64, ALIGN_UP(space_xsave_size(x.pool), 64));
+	rig_code(&x, counts);
+	patch(&x, PAIR, 39);
+	for (u64 n = 1; n <= 200; n++) {
+		do
+			cr_assert_eq(space_run(x.sp, &x.r, &x.stop, &x.ex), 0);
+		while (x.ex.kind == SPACE_KICKED);
+		cr_assert_eq(x.ex.kind, SPACE_SYSCALL, "%llu", (unsigned long long)n);
+		cr_assert_eq(x.r.gpr[RBX], n);
+		if (n % 2)
+			continue;
+		cr_expect(space_xsave_read(x.sp, image));
+		cr_assert_eq(memcmp(image + XMM5_AT, &n, 8), 0, "%llu", (unsigned long long)n);
+		if (n % 4 == 0)
+			space_xsave_write(x.sp, image);
+	}
+	cr_expect_gt(x.stats.n[STAT_space_vec_kept], 80);
+	cr_expect_lt(x.stats.n[STAT_space_vec_saves], 20);
+	cr_expect_lt(x.stats.n[STAT_space_vec_kept], 120, "no more than are asked for");
 	free(image);
 	rig_close(&x);
 }
