@@ -60,15 +60,16 @@ struct space {
 		u8 past; /* did it happen before the last two runs? */
 		u8 n[4]; /* by that: 2 and more, it will before the next */
 	} parks, asks;
-	int cpu;    /* its mapper runs there only; -1: anywhere */
-	bool apart; /* G does not; else it does, too */
+	int cpu;   /* the monitor's, when they were last told where to run; -1: not yet */
+	u32 apart; /* and how: WAIT_FAR.. */
 
 	u32 tail;     /* records given to the mapper, ever */
 	u32 proven;   /* of these, certainly executed */
 	bool unwoken; /* it has been given some without a wake, because it says that it is awake */
 	bool chained; /* nothing but additions has been asked for lately */
 	bool left;    /* the mapper was given records for whose end nobody has waited */
-	u32 waker;    /* up to here, when one of them last was to wake G */
+	bool wakes;   /* one of them was to wake G, and may not have been executed */
+	bool alone;   /* nobody else has tried to */
 	unsigned commands;
 	struct space_command queue[SPACE_QUEUE];
 
@@ -107,6 +108,7 @@ struct space_retry {
 struct space_placement {
 	cpu_set_t allowed; /* as we were started */
 	bool near;         /* all tasks on one processor */
+	bool beside;       /* else: the mapper is with G, not with the monitor */
 	bool calm;         /* nobody else wants it: to yield is to let the right one run */
 	bool easy;         /* this run counts as short if it is */
 	bool timed;        /* G notes how long it takes */
@@ -114,6 +116,7 @@ struct space_placement {
 	u64 fixed_at, started, ended;
 	const struct space *last;
 	unsigned runs, shorts; /* since the last choice */
+	unsigned left;         /* of these, left to the mapper to begin */
 	u64 since, counted;    /* last judged; runs since then */
 	u64 delays;            /* and the time their hand-overs took */
 	u64 near_cost;         /* of one, near, when last judged */
@@ -186,6 +189,10 @@ void space_place_forget(const struct space *sp);
 /* How to wait for another: whether it is on the same processor, so that spinning is no use; whether
  * it gets that processor if we yield. */
 bool space_place_near(const struct space *sp);
+/* With whom G shares its processor: WAIT_FAR.. */
+u32 space_place_sharing(const struct space *sp);
+/* A run is left to the mapper to begin. */
+void space_place_left(struct space *sp);
 bool space_place_calm(const struct space *sp);
 
 /* space_script.c: what the tasks of a space do before they are one. */
@@ -230,6 +237,8 @@ MUST_CHECK int space_settle(struct space *sp);
 bool space_leave_able(struct space *sp);
 /* Do so: false if that failed, and the space is dead. */
 bool space_leave_queue(struct space *sp);
+/* G has reported the run. */
+void space_leave_done(struct space *sp);
 /* Can what is queued be given to the mapper while G waits for its report? Do so: -EIO if the space
  * is dead. */
 bool space_chain_able(const struct space *sp);

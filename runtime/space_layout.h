@@ -82,6 +82,11 @@
 #define CTL_WANT   (SPACE_CTL + 0xcc)
 #define CTL_M_SPIN (SPACE_CTL + 0xd0)
 
+/* CTL_YIELD: with whom G shares its processor. */
+#define WAIT_FAR    0 /* nobody: it spins */
+#define WAIT_NEAR   1 /* all: it yields */
+#define WAIT_BESIDE 2 /* the mapper: it yields to that only */
+
 /* CTL_ORDER: what the run is to begin with. */
 #define ORDER_LOAD     1  /* the vector state from CTL_XSAVE; else it is in the registers */
 #define ORDER_SEGMENTS 2  /* selectors and bases */
@@ -184,7 +189,7 @@ struct space_ctl {
 	u8 pad2[0x3c];
 	_Atomic u32 kick;   /* do not enter */
 	_Atomic u32 spin;   /* TSC ticks G may spin before it sleeps */
-	_Atomic u32 yield;  /* and let others run meanwhile */
+	_Atomic u32 yield;  /* and who is to run meanwhile: WAIT_FAR.. */
 	_Atomic u32 want;   /* records M is to have executed before G enters guest code */
 	_Atomic u32 m_spin; /* as spin, for M; it always lets others run */
 	u8 pad3[0x2c];
@@ -314,7 +319,7 @@ _Static_assert(SPACE_SIZE - SPACE_FAST_CODE == SPACE_FAST_SLOTS * TRAMPOLINE_SIZ
 extern const u8 space_stub[], space_stub_end[];
 extern const u8 space_stub_script[], space_stub_mapper[], space_stub_first[], space_stub_handler[];
 extern const u8 space_stub_restorer[], space_stub_tls[];
-extern const u8 space_stub_yielded[], space_stub_yielded_again[];
+extern const u8 space_stub_yielded[], space_stub_yielded_again[], space_stub_slept[];
 extern const u8 space_stub_fast[], space_stub_fast_switched[], space_stub_fast_flagged[];
 extern const u8 space_stub_fast_saved[];
 #endif

@@ -54,6 +54,7 @@ int space_settle(struct space *sp)
 	while (sp->proven != sp->tail) {
 		if (space_futex_move(&c->tail, sp->tail, (u32 *)&c->tail)) {
 			sp->proven = sp->tail;
+			sp->wakes = false;
 			break;
 		}
 		end = end ? end : space_now_ms() + AWAIT_MS;
@@ -198,6 +199,20 @@ static bool removes(const struct space *sp)
 	return false;
 }
 
+/* Give records to the mapper, who may be about. */
+static void post_awake(struct space *sp, const struct space_record *r, unsigned n)
+{
+	u32 before = sp->tail;
+
+	write_records(sp, r, n);
+	atomic_store(&space_ctl(sp)->tail, sp->tail);
+	/* If it lies, the run takes a little longer (still_coming). */
+	if (atomic_load(&space_state(sp)->m_sleeps))
+		kick_mapper(sp, before);
+	else
+		sp->unwoken = true;
+}
+
 bool space_chain_able(const struct space *sp)
 {
 	/* Parked for the sake of what is queued, a page that gives way to another perhaps: then not
@@ -216,29 +231,27 @@ int space_chain_queue(struct space *sp)
 		return -EIO;
 	sp->left = true;
 	SPACE_COUNT(sp, space_chained_batches);
-	write_records(sp, r, n);
 	/* The next one, too, may come soon. */
-	space_set_word(&c->m_spin, sp->chained ? SPACE_YIELD_TICKS : 0);
+	space_set_word(&c->m_spin, sp->chained || space_place_sharing(sp) == WAIT_BESIDE
+				       ? SPACE_YIELD_TICKS
+				       : 0);
 	sp->chained = true;
-	atomic_store(&c->want, sp->tail);
-	atomic_store(&c->tail, sp->tail);
-	/* If it lies, the run takes a little longer (still_coming). */
-	if (atomic_load(&space_state(sp)->m_sleeps))
-		kick_mapper(sp, sp->tail - n);
-	else
-		sp->unwoken = true;
+	atomic_store(&c->want, sp->tail + n);
+	post_awake(sp, r, n);
 	return 0;
 }
 
 bool space_leave_able(struct space *sp)
 {
-	return sp->commands && !sp->dead && space_place_near(sp) &&
-	       (!removes(sp) || (sp->parked && !sp->stopped)) && space_move_asleep(sp);
+	return sp->commands && !sp->dead && (!removes(sp) || (sp->parked && !sp->stopped)) &&
+	       space_move_asleep(sp);
 }
 
 bool space_leave_queue(struct space *sp)
 {
 	struct space_record r[SPACE_QUEUE + 1];
+	struct space_ctl *c = space_ctl(sp);
+	struct space_state *st = space_state(sp);
 	unsigned n = take_queue(sp, r);
 
 	/* If something that is to go stays, G is not to go on. */
@@ -248,18 +261,33 @@ bool space_leave_queue(struct space *sp)
 	sp->moved = sp->parked = false;
 	sp->left = true;
 	SPACE_COUNT(sp, space_left_batches);
-	if (!make_room(sp, n)) {
-		/* A kick may have woken it by then; and what stands there as M's report may not be.
-		 */
-		atomic_store(&space_state(sp)->ack, sp->tail);
-		atomic_store(&space_ctl(sp)->want, sp->tail + n - 1);
-		space_set_word(&space_ctl(sp)->m_spin, 0);
-		space_post(sp, r, n);
-		sp->waker = sp->tail;
-		return true;
+	if (make_room(sp, n)) {
+		space_kill(sp);
+		return false;
 	}
-	space_kill(sp);
-	return false;
+	/* A kick may have woken it by then; and what stands there as M's report may not be. */
+	atomic_store(&st->ack, sp->tail);
+	atomic_store(&c->want, sp->tail + n);
+	space_set_word(&c->m_spin, space_place_sharing(sp) == WAIT_BESIDE ? SPACE_YIELD_TICKS : 0);
+	space_place_left(sp);
+	/* A kick can have ended the run already; else a report that is there is a lie. */
+	sp->alone = atomic_load(&st->exited) != sp->run;
+	sp->wakes = true;
+	post_awake(sp, r, n);
+	return true;
+}
+
+/*
+ * G has reported the run that the mapper was to wake it for, and not before. It was parked in the
+ * stub, which goes on to guest code only when the mapper, who alone could write that then, has
+ * reported all records, the wake too: unless a kick made it give up.
+ */
+void space_leave_done(struct space *sp)
+{
+	if (sp->wakes && sp->alone && !atomic_load(&sp->kicked)) {
+		sp->proven = sp->tail;
+		sp->wakes = false;
+	}
 }
 
 int space_check_left(struct space *sp)

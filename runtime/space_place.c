@@ -9,6 +9,9 @@
  * gone to sleep over there. G is kept off the monitor's processor then: on a busy machine it might
  * be left there, behind a monitor that spins.
  *
+ * The mapper is with the monitor then, or, for a program that is parked again and again, with G: it
+ * takes the removal while the monitor goes on, and wakes G on a processor that has not fallen idle.
+ *
  * So far is for a program that makes one short system call after the other, which is how it is
  * recognised: by its own time and ours, and not by the clock, which on a busy machine runs for
  * others, too. Near is for everything else.
@@ -38,6 +41,7 @@
 #define WINDOW      64u        /* runs after which the choice is made anew */
 #define GO_FAR      56u        /* so many of them were short */
 #define GO_NEAR     40u        /* no longer */
+#define GO_BESIDE   8u         /* so many of them the mapper was left to begin */
 #define ROAM_TICKS  300000000u /* some 0.1 s */
 #define SLICE_NS    100000u    /* the shortest there is */
 #define JUDGE_TICKS 30000000u  /* some 10 ms */
@@ -157,7 +161,8 @@ static void choose(struct space_placement *p)
 		p->near = true;
 	else if (p->shorts >= GO_FAR && p->ended > p->far.at)
 		p->near = false;
-	p->runs = p->shorts = 0;
+	p->beside = p->left >= GO_BESIDE;
+	p->runs = p->shorts = p->left = 0;
 }
 
 /* Where the monitor is to be: free, or fixed to where it is. */
@@ -176,10 +181,19 @@ static void place_monitor(struct space_pool *pool, u64 now)
 	}
 }
 
+static void place(const struct space_pool *pool, pid_t pid, bool apart)
+{
+	if (apart)
+		keep_off(pool, pid, pool->place.cpu);
+	else
+		fix_to(pool, pid, pool->place.cpu);
+}
+
 void space_place_run(struct space *sp, bool quiet)
 {
 	struct space_pool *pool = sp->pool;
 	struct space_placement *p = &pool->place;
+	u32 sharing;
 
 	p->started = space_ticks();
 	p->timed = true;
@@ -190,15 +204,13 @@ void space_place_run(struct space *sp, bool quiet)
 	p->last = sp;
 	place_monitor(pool, p->started);
 	/* While the monitor roams the others stay where they are. */
-	if (p->cpu < 0 || (p->cpu == sp->cpu && sp->apart != p->near))
+	sharing = space_place_sharing(sp);
+	if (p->cpu < 0 || (p->cpu == sp->cpu && sp->apart == sharing))
 		return;
-	fix_to(pool, sp->mapper, p->cpu);
-	if (p->near)
-		fix_to(pool, sp->guest, p->cpu);
-	else
-		keep_off(pool, sp->guest, p->cpu);
+	place(pool, sp->mapper, sharing == WAIT_BESIDE);
+	place(pool, sp->guest, sharing != WAIT_NEAR);
 	sp->cpu = p->cpu;
-	sp->apart = !p->near;
+	sp->apart = sharing;
 }
 
 void space_place_exit(struct space *sp)
@@ -238,4 +250,16 @@ bool space_place_calm(const struct space *sp)
 bool space_place_near(const struct space *sp)
 {
 	return !has_choice(sp->pool) || sp->pool->place.near;
+}
+
+u32 space_place_sharing(const struct space *sp)
+{
+	if (space_place_near(sp))
+		return WAIT_NEAR;
+	return sp->pool->place.beside ? WAIT_BESIDE : WAIT_FAR;
+}
+
+void space_place_left(struct space *sp)
+{
+	sp->pool->place.left++;
 }

@@ -186,7 +186,7 @@ static void say_how_to_wait(struct space *sp)
 	struct space_ctl *c = space_ctl(sp);
 	bool near = space_place_near(sp), calm = space_place_calm(sp);
 
-	space_set_word(&c->yield, near);
+	space_set_word(&c->yield, space_place_sharing(sp));
 	/* To sleep at once, and not when it is told to, for which it must first be seen awake: two
 	 * switches less. */
 	if (expects(&sp->parks))
@@ -235,11 +235,13 @@ static bool look_for_exit(const struct space *sp, unsigned times)
 static bool spin_for_exit(struct space *sp, const _Atomic u32 *stop)
 {
 	struct space_state *st = space_state(sp);
-	bool near = space_place_near(sp), yield;
+	u32 sharing = space_place_sharing(sp);
+	bool near = sharing == WAIT_NEAR, yield;
 	u64 start = 0, now;
 
 	for (;;) {
-		yield = near || (sp->left && atomic_load(&st->ack) != sp->tail);
+		yield =
+		    near || (sharing == WAIT_FAR && sp->left && atomic_load(&st->ack) != sp->tail);
 		if (look_for_exit(sp, yield ? 1 : LOOKS)) {
 			SPACE_COUNT(sp, space_spins_won);
 			return true;
@@ -285,6 +287,7 @@ static bool still_coming(struct space *sp, u32 seen)
 	if (!sp->left)
 		return true;
 	/* The kernel may have had a reason of its own to bring G back from where it was parked. */
+	sp->alone = false;
 	space_futex_wake(&space_ctl(sp)->go);
 	/* It may have been asleep although it did not say so, when it was given something to do. */
 	space_futex_wake(&space_ctl(sp)->tail);
@@ -457,8 +460,8 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 	if (!regs_valid(sp, regs))
 		return -EINVAL;
 	chain = space_chain_able(sp);
-	quiet = (chain || !sp->commands) && !sp->parked && !sp->stopped;
 	leave = !chain && space_leave_able(sp);
+	quiet = leave || ((chain || !sp->commands) && !sp->parked && !sp->stopped);
 	ret = chain || leave ? space_check_left(sp) : space_sync(sp);
 	if (!ret && chain)
 		ret = space_chain_queue(sp);
@@ -482,8 +485,10 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 	SPACE_COUNT(sp, space_runs);
 	if (!do_run(sp, leave, stop, &entered) || (entered && !space_exit_decode(sp, regs, ex)))
 		return died(sp, ex);
-	if (entered && atomic_load(&space_state(sp)->kind) != KIND_NOT_ENTERED)
+	if (entered && atomic_load(&space_state(sp)->kind) != KIND_NOT_ENTERED) {
+		space_leave_done(sp);
 		space_place_exit(sp);
+	}
 	count_exit(sp, ex->kind);
 	if (ex->fast)
 		SPACE_COUNT(sp, space_fast_syscalls);
@@ -559,7 +564,7 @@ int space_park(struct space *sp)
 	sp->chained = false;
 	/* Or a wake that was left to the mapper comes later. It may have come for a G that has been
 	 * moved already. */
-	if ((s32)(sp->waker - sp->proven) > 0 && space_settle(sp))
+	if (sp->wakes && space_settle(sp))
 		return -EIO;
 	if (sp->moved)
 		sp->moved = space_futex_move((_Atomic u32 *)&c->park, c->park, &c->park);

@@ -87,8 +87,9 @@ static void require_one_of(struct filter *p, u32 off, const u32 *k, unsigned n)
 	verdict(p, p->otherwise);
 }
 
-/* FUTEX_WAIT without a timeout on wait, FUTEX_WAKE on one of n words. */
-static void allow_futex(struct filter *p, u64 wait, const u32 *wake, unsigned n)
+/* FUTEX_WAIT without a timeout on wait, FUTEX_WAKE on one of n words. from: the only place for the
+ * first, if not 0. */
+static void allow_futex(struct filter *p, u64 wait, u64 from, const u32 *wake, unsigned n)
 {
 	unsigned nr = call(p, __NR_futex), op;
 
@@ -101,6 +102,10 @@ static void allow_futex(struct filter *p, u64 wait, const u32 *wake, unsigned n)
 	require(p, LO(0), wait);
 	require(p, LO(3), 0);
 	require(p, HI(3), 0);
+	if (from) {
+		require(p, IP + 4, 0);
+		require(p, IP, (u32)from);
+	}
 	end_call(p, nr);
 }
 
@@ -156,12 +161,13 @@ static void allow_yield(struct filter *p, u64 base)
 
 unsigned space_seccomp_guest(struct sock_filter *f, u64 base)
 {
+	const u64 slept = base + (u64)(space_stub_slept - space_stub);
 	const u32 wake[] = {(u32)base + ST_EXITED};
 	struct filter p = {.f = f, .otherwise = SECCOMP_RET_TRAP};
 
 	allow_set_thread_area(&p, base);
 	begin(&p);
-	allow_futex(&p, base + CTL_GO, wake, ARRAY_LEN(wake));
+	allow_futex(&p, base + CTL_GO, slept, wake, ARRAY_LEN(wake));
 	allow_yield(&p, base);
 	verdict(&p, p.otherwise);
 	return p.n;
@@ -190,7 +196,7 @@ unsigned space_seccomp_mapper(struct sock_filter *f, u64 base)
 	unsigned nr, copies;
 
 	begin(&p);
-	allow_futex(&p, base + CTL_TAIL, wake, ARRAY_LEN(wake));
+	allow_futex(&p, base + CTL_TAIL, 0, wake, ARRAY_LEN(wake));
 	allow_modify_ldt(&p, base);
 	end_call(&p, call(&p, __NR_sched_yield));
 	nr = call(&p, __NR_mmap);

@@ -69,7 +69,7 @@ noted\@:
 	.balign	64
 	.globl	space_stub, space_stub_end, space_stub_script, space_stub_mapper
 	.globl	space_stub_first, space_stub_handler, space_stub_restorer, space_stub_tls
-	.globl	space_stub_yielded, space_stub_yielded_again
+	.globl	space_stub_yielded, space_stub_yielded_again, space_stub_slept
 	.globl	space_stub_fast, space_stub_fast_switched, space_stub_fast_flagged
 	.globl	space_stub_fast_saved
 space_stub:
@@ -243,8 +243,8 @@ wait:
 1:	rdtsc
 	movl	%eax, %r13d
 2:	movl	$LOOKS, %ecx
-	cmpl	$0, CTL_YIELD(%rbx)
-	je	6f
+	cmpl	$WAIT_NEAR, CTL_YIELD(%rbx)
+	jne	6f
 	movl	$1, %ecx
 6:	cmpl	%r12d, CTL_GO(%rbx)
 	jne	called
@@ -255,8 +255,8 @@ wait:
 	subl	%r13d, %eax
 	cmpl	CTL_SPIN(%rbx), %eax
 	jae	4f
-	cmpl	$0, CTL_YIELD(%rbx)
-	je	2b
+	cmpl	$WAIT_NEAR, CTL_YIELD(%rbx)
+	jne	2b
 	movl	$__NR_sched_yield, %eax
 	syscall
 space_stub_yielded:
@@ -269,6 +269,8 @@ space_stub_yielded:
 	xorl	%r10d, %r10d
 	movl	$__NR_futex, %eax
 	syscall
+space_stub_slept:
+	leaq	space_stub(%rip), %rbx	/* whoever came here, this is how it goes on */
 	movl	$0, ST_G_SLEEPS(%rbx)
 	jmp	1b
 
@@ -279,7 +281,7 @@ called:
 	jns	entry
 	cmpl	$0, CTL_KICK(%rbx)
 	jne	entry
-	cmpl	$0, CTL_YIELD(%rbx)
+	cmpl	$WAIT_FAR, CTL_YIELD(%rbx)
 	jne	1f
 	pause
 	jmp	called

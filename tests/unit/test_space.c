@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 #include "space_impl.h"
@@ -58,6 +59,23 @@ Test(space, no_system_call_reaches_the_host)
 	}
 	cr_expect_geq(x.stats.n[STAT_space_syscalls], 1200);
 	cr_expect_eq(x.stats.n[STAT_space_killed], 0);
+	rig_close(&x);
+}
+
+/* What parking proves rests on it. */
+Test(space, only_the_stub_waits_for_the_next_run)
+{
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	rig_code(&x, one_syscall);
+	rig_syscall(&x, 0);
+	x.r = (struct space_regs){.rip = RIG_CODE, .cs = SPACE_CS64, .rflags = 0x202};
+	x.r.gpr[RAX] = SYS_futex;
+	x.r.gpr[RDI] = x.sp->base + CTL_GO;
+	x.r.gpr[RDX] = x.sp->run + 1;
+	rig_syscall(&x, SYS_futex);
 	rig_close(&x);
 }
 
@@ -298,6 +316,36 @@ Test(space, additions_can_be_left_to_the_mapper)
 Test(space, additions_can_be_waited_for_in_the_space)
 {
 	leave_additions(true, false, STAT_space_chained_batches);
+}
+
+/* Removals that the mapper is left to do before it wakes G, with it and G on another processor. */
+Test(space, removals_beside_the_space)
+{
+	unsigned proven = 0;
+	u64 data = 0x10000000;
+	struct rig x;
+
+	if (!rig_open(&x))
+		return;
+	rig_code(&x, load);
+	x.ram[4 * MIB] = 39;
+	for (u64 i = 0; i < 200; i++) {
+		x.pool->place.near = false;
+		x.pool->place.beside = true;
+		cr_assert_eq(space_map(x.sp, data, PAGE_SIZE, PROT_READ, 4 * MIB), 0);
+		x.r.rip = RIG_CODE;
+		x.r.gpr[RSI] = data;
+		rig_syscall(&x, 39);
+		cr_assert_eq(space_unmap(x.sp, data, PAGE_SIZE), 0);
+		cr_assert_eq(space_park(x.sp), 0);
+		x.r.rip = RIG_CODE;
+		rig_run(&x, SPACE_FAULT);
+		proven += !x.sp->wakes;
+	}
+	cr_expect_gt(x.stats.n[STAT_space_left_batches], 0);
+	cr_expect_gt(proven, 0, "G ran, so it had been woken");
+	cr_expect_eq(x.stats.n[STAT_space_killed], 0);
+	rig_close(&x);
 }
 
 /* Guest code can say that the mapper is awake when it is not. What it has not executed is not taken
