@@ -88,6 +88,7 @@ static void block_forget(struct bt *bt, struct block *b)
 	BUG_ON(bt->tails < bt->used);
 	bt_emit_tail(bt, b, bt->tails);
 	front_drop(bt, b->pc);
+	bt_landing_forget(bt, b->pc);
 	block_table_remove(&bt->blocks, b->pc);
 	p[0] = 0xe9;
 	rel = bt->tails - (b->host + 5);
@@ -252,12 +253,16 @@ void bt_flush(struct bt *bt)
 
 	block_table_clear(&bt->blocks);
 	for (r = 0; r < REGIMES; r++) {
-		if (bt->n_of[r] >= BT_FRONT_SIZE / 16)
+		if (bt->n_of[r] >= BT_FRONT_SIZE / 16) {
 			front_clear(bt, r);
+			bt_landing_clear(bt, r);
+		}
 		bt->n_of[r] = bt->n_pages[r] = 0;
 	}
-	for (i = 0; i < bt->n_blocks; i++)
+	for (i = 0; i < bt->n_blocks; i++) {
 		front_drop(bt, bt->block[i].pc);
+		bt_landing_forget(bt, bt->block[i].pc);
+	}
 	HASH_ITER(hh, bt->pages, v, tmp)
 	{
 		bt->by_gpa[v->gpa >> 12] = NULL;
@@ -367,7 +372,7 @@ static bool is_full(const struct bt *bt)
 	       bt->n_blocks == BT_MAX_BLOCKS || bt->records_used + RECORDS_ROOM > RECORDS_SIZE;
 }
 
-static struct block *make(struct bt *bt)
+static struct block *make(struct bt *bt, enum via via)
 {
 	struct cpu *c = bt->c;
 	struct code_bytes code;
@@ -383,7 +388,10 @@ static struct block *make(struct bt *bt)
 	code.in_page = code.avail =
 	    MIN(BT_MAX_INSNS * INSN_MAX_LEN, PAGE_SIZE - (unsigned)(c->rip & ~PAGE_MASK));
 	memcpy(code.bytes, host, code.in_page);
+	if (via != VIA_OTHER)
+		bt_landing_pad(bt, c->rip, via);
 	b = bt_translate(bt, &code);
+	b->pad = via;
 	block_enlist(bt, b, gpa, &code);
 	if (bt_log_wants(c, LOG_IN_ASM | LOG_OUT_ASM))
 		bt_log_block(bt, b, gpa, code.bytes);
@@ -397,17 +405,38 @@ struct block *bt_find_block(struct bt *bt)
 
 	bt->c->stats->n[STAT_bt_lookups]++;
 	number = block_table_find(&bt->blocks, pc);
-	return number >= 0 ? &bt->block[number] : make(bt);
+	return number >= 0 ? &bt->block[number] : make(bt, VIA_OTHER);
+}
+
+/* The block that a return or an indirect jump has not found. One without a pad is made again: there
+ * are few. */
+static struct block *find_landing(struct bt *bt, enum via via)
+{
+	u64 pc = bt->c->rip;
+	s64 number = block_table_find(&bt->blocks, pc);
+	struct block *b = number >= 0 ? &bt->block[number] : NULL;
+
+	bt->c->stats->n[STAT_bt_lookups]++;
+	if (!b || (b->pad == VIA_OTHER && bt_landing_can(pc))) {
+		if (b)
+			block_forget(bt, b);
+		b = make(bt, bt_landing_can(pc) ? via : VIA_OTHER);
+	}
+	if (b)
+		bt_landing_set(bt, b, via);
+	return b;
 }
 
 u64 bt_find(struct bt *bt)
 {
 	u64 pc = bt->c->rip, host = front_get(bt, pc);
+	enum via via = bt->lockstep ? VIA_OTHER : bt->c->bt.via;
 	struct block *b;
 
-	if (likely(host))
+	if (likely(host && via == VIA_OTHER))
 		return host;
-	b = bt_find_block(bt);
+	bt->c->bt.via = VIA_OTHER;
+	b = via == VIA_OTHER ? bt_find_block(bt) : find_landing(bt, via);
 	if (!b)
 		return 0;
 	host = (u64)(bt->rx + b->host);
@@ -486,6 +515,7 @@ void bt_free(struct cpu *c)
 		shadow_free(bt->shadows[r]);
 		free(bt->front_tag[r]);
 		free(bt->front_host[r]);
+		bt_landing_free(bt, r);
 	}
 	bt_forget_sites(bt);
 	free(bt);
@@ -534,9 +564,9 @@ static bool regime_init(struct bt *bt, enum regime r, const struct shadow_range 
 	struct ram *ram = bt->c->mmu.ram;
 
 	bt->front_tag[r] = calloc(BT_FRONT_SIZE, sizeof(u64));
-	bt->front_host[r] = calloc(BT_FRONT_SIZE, sizeof(u64));
+	bt->front_host[r] = calloc(BT_FRONT_SIZE, sizeof(u32));
 	bt->shadows[r] = shadow_new(ram, bt->c->stats, range, &shadow_host_ops, ram);
-	if (!bt->front_tag[r] || !bt->front_host[r] || !bt->shadows[r])
+	if (!bt->front_tag[r] || !bt->front_host[r] || !bt->shadows[r] || !bt_landing_init(bt, r))
 		return false;
 	bt->front_tag[r][0] = front_empty(0); /* the others are */
 	return true;
@@ -544,7 +574,8 @@ static bool regime_init(struct bt *bt, enum regime r, const struct shadow_range 
 
 static u64 front_reach(const struct bt *bt, enum regime r)
 {
-	return (u64)bt->front_tag[r] | (u64)bt->front_host[r];
+	return (u64)bt->front_tag[r] | (u64)bt->front_host[r] | (u64)bt->landing[r][VIA_RETURN] |
+	       (u64)bt->landing[r][VIA_JUMP];
 }
 
 int bt_init(struct cpu *c, void *area)

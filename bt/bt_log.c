@@ -95,7 +95,7 @@ static const char *place_name(const struct bt *bt, u64 addr, char buf[32])
 
 	if (off == bt->exit_at)
 		return "exit";
-	if (off == bt->lookup_at[R64H] || off == bt->lookup_at[R64L])
+	if (off == bt->lookup_at[R64H][VIA_OTHER] || off == bt->lookup_at[R64L][VIA_OTHER])
 		return "lookup";
 	if (off == bt->light_at[LIGHT_FS_BACK] || off == bt->light_at[LIGHT_FS_LEFT] ||
 	    off == bt->light_at[LIGHT_FS_HOST])
@@ -128,6 +128,12 @@ static void annotate(const struct bt *bt, const struct insn *in, u64 pc, char *o
 		else if (in->disp == (s64)(uintptr_t)bt->front_host[R64H] ||
 			 in->disp == (s64)(uintptr_t)bt->front_host[R64L])
 			what = "front_host";
+		else if (in->disp == (s64)(uintptr_t)bt->landing[R64H][VIA_RETURN] ||
+			 in->disp == (s64)(uintptr_t)bt->landing[R64L][VIA_RETURN])
+			what = "return pads";
+		else if (in->disp == (s64)(uintptr_t)bt->landing[R64H][VIA_JUMP] ||
+			 in->disp == (s64)(uintptr_t)bt->landing[R64L][VIA_JUMP])
+			what = "jump pads";
 	}
 	if (what)
 		snprintf(out, size, " ; %s", what);

@@ -83,10 +83,18 @@ static void prepare_entry(struct bt *bt)
 
 /* A RET or indirect transfer to an address that is not canonical: it faults, so it has done
  * nothing. */
-static void take_back_transfer(struct cpu *c)
+static void take_back_transfer(struct bt *bt)
 {
-	c->rip = c->bt.from;
-	c->gpr[GPR_RSP] -= c->bt.moved;
+	struct cpu *c = bt->c;
+	u32 place = c->bt.from & FROM_PLACE;
+	const struct block *b = bt_block_at(bt, (u64)bt->rx + place);
+
+	BUG_ON(!b);
+	c->rip = b->pc + records_find(bt_records(bt, b), place - b->host).guest;
+	if (c->bt.from & FROM_RETURN)
+		c->gpr[GPR_RSP] -= 8;
+	if (c->bt.from & FROM_CALL)
+		c->gpr[GPR_RSP] += 8;
 	c->bt.step = STEP_CALLOUT;
 	c->bt.op = 0;
 }
@@ -97,14 +105,14 @@ void bt_enter(struct bt *bt, u64 host)
 
 	if (unlikely(regime_of(c->rip) != bt->regime))
 		regime_enter(bt, regime_of(c->rip));
-	c->bt.step = c->bt.link = 0;
+	c->bt.step = c->bt.link = c->bt.via = 0;
 	prepare_entry(bt);
 	c->stats->n[STAT_bt_entries]++;
 	bt->enter(host);
 	c->gpr[GPR_RSP] -= bt->bias;
 	c->aflags &= FL_ARITH;
 	if (unlikely(!cpu_canonical(c->rip)))
-		take_back_transfer(c);
+		take_back_transfer(bt);
 }
 
 /*
@@ -138,6 +146,7 @@ void bt_run(struct cpu *c)
 	u64 host, link = 0, step;
 	u32 generation = bt->generation;
 
+	c->bt.via = VIA_OTHER;
 	bt_forget_if_quiet(bt);
 	while (!atomic_load_explicit(&c->attention, memory_order_relaxed) && bt_eligible(c)) {
 		if (likely(!bt->lockstep) || !lockstep_run(bt->lockstep)) {

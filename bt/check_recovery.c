@@ -6,8 +6,8 @@
  *			behind its last one
  *	host code	each instruction that accesses memory, other than the CPU structure's and
  *the front table's (absolute addresses without a segment prefix), has a record without
- *RECOVER_NEVER. The exception: the five quadwords at RSP, which the block has just pushed or
- *looked at
+ *RECOVER_NEVER. The exceptions: the five quadwords at RSP, which the block has just pushed or
+ *looked at, and the landing tables, behind a push
  */
 #include "translate.h"
 
@@ -113,6 +113,14 @@ static bool touched_before(const struct insn *in)
 	       in->disp + in->mem_size <= 40;
 }
 
+static bool is_landing(const struct bt *bt, const struct insn *in)
+{
+	enum regime r = regime_of(bt->c->rip);
+
+	return in->has_mem && in->base == REG_NONE && in->index == GPR_RCX &&
+	       in->disp == (s64)(uintptr_t)bt->landing[r][VIA_JUMP];
+}
+
 void bt_check_recovery(struct bt *bt, const struct block *b, const u8 *code)
 {
 	struct check k = {.bt = bt, .b = b};
@@ -129,7 +137,7 @@ void bt_check_recovery(struct bt *bt, const struct block *b, const u8 *code)
 		if (n <= 0)
 			wrong(&k, at, "host code that does not decode");
 		if (accesses_guest_memory(&in) && !touched_before(&in) &&
-		    !pops_frame_flags(&before, &in) &&
+		    !pops_frame_flags(&before, &in) && !is_landing(bt, &in) &&
 		    (records_find(bt_records(bt, b), at).spills & RECOVER_NEVER))
 			wrong(&k, at, "an access to guest memory has no recovery");
 		before = in;

@@ -119,14 +119,64 @@ static void emit_light(struct tr *t, enum light kind)
 	t->bt->light_end = e->p - t->bt->rw;
 }
 
-/* RAX: guest target; RAX, RCX, RDX spilled. */
-static void emit_lookup(struct tr *t, enum regime r)
+/* RCX is spilled and free: spill RAX and RDX, the target into RAX, as if the instruction had been
+ * executed. */
+static void emit_take_target(struct tr *t, enum via via)
+{
+	emit_store_abs(&t->e, GPR_RAX, CTX(t->bt, bt.spill[0]));
+	emit_store_abs(&t->e, GPR_RDX, CTX(t->bt, bt.spill[2]));
+	if (via == VIA_RETURN)
+		emit_pop(&t->e, GPR_RAX);
+	else
+		emit_load_abs(&t->e, GPR_RAX, CTX(t->bt, bt.target));
+}
+
+/* RAX: guest target, for which there is no block; RAX, RCX, RDX spilled. */
+static void emit_leave_for(struct tr *t, enum via via)
 {
 	struct emit *e = &t->e;
 	struct bt *bt = t->bt;
-	u8 *to_miss;
 
-	bt->lookup_at[r] = e->p - bt->rw;
+	emit_store_abs(e, GPR_RAX, CTX(bt, rip));
+	emit_store_imm_abs(e, CTX(bt, bt.via), via);
+	emit_load_abs(e, GPR_RAX, CTX(bt, bt.spill[0]));
+	emit_load_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
+	emit_load_abs(e, GPR_RDX, CTX(bt, bt.spill[2]));
+	tr_jmp_to(t, bt->exit_at);
+}
+
+static void emit_stray(struct tr *t, enum via via)
+{
+	t->bt->stray_at[via] = t->e.p - t->bt->rw;
+	emit_take_target(t, via);
+	emit_leave_for(t, via);
+}
+
+/* RCX is free, and the new count; the flags are the guest's. */
+static void emit_count(struct tr *t, enum stat_id id)
+{
+	u32 at = (u32)(uintptr_t)&t->bt->c->stats->n[id];
+
+	emit_load_abs(&t->e, GPR_RCX, at);
+	emit_bytes(&t->e, "\x48\x8d\x49\x01", 4); /* lea rcx, [rcx+1] */
+	emit_store_abs(&t->e, GPR_RCX, at);
+}
+
+/* The front table. Of VIA_OTHER: RAX: guest target; RAX, RCX, RDX spilled. */
+static void emit_lookup(struct tr *t, enum regime r, enum via via)
+{
+	struct emit *e = &t->e;
+	struct bt *bt = t->bt;
+	u8 *to_miss, *to_leave = NULL;
+
+	bt->lookup_at[r][via] = e->p - bt->rw;
+	if (via != VIA_OTHER) {
+		emit_take_target(t, via);
+		emit_count(t, STAT_bt_pad_misses);
+		emit_bytes(e, "\x0f\xb6\xc9\xe3", 4); /* movzx ecx, cl; jrcxz */
+		emit_u8(e, 0);
+		to_leave = e->p;
+	}
 	emit_bytes(e, "\x89\xc1", 2);         /* mov ecx, eax */
 	emit_bytes(e, "\x0f\xc9", 2);         /* bswap ecx */
 	emit_bytes(e, "\x8d\x0c\x08", 3);     /* lea ecx, [rax+rcx] */
@@ -139,7 +189,7 @@ static void emit_lookup(struct tr *t, enum regime r)
 	emit_u8(e, 0xe9);
 	to_miss = e->p;
 	emit_u32(e, 0);
-	emit_bytes(e, "\x48\x8b\x0c\xd5", 4); /* hit: mov rcx, [front_host + rdx*8] */
+	emit_bytes(e, "\x8b\x0c\x95", 3); /* hit: mov ecx, [front_host + rdx*4] */
 	emit_u32(e, (u32)(uintptr_t)bt->front_host[r]);
 	emit_store_abs(e, GPR_RCX, CTX(bt, bt.jump));
 	emit_load_abs(e, GPR_RAX, CTX(bt, bt.spill[0]));
@@ -147,12 +197,10 @@ static void emit_lookup(struct tr *t, enum regime r)
 	emit_load_abs(e, GPR_RDX, CTX(bt, bt.spill[2]));
 	emit_bytes(e, "\xff\x24\x25", 3);
 	emit_u32(e, CTX(bt, bt.jump));
-	*(u32 *)(void *)to_miss = e->p - to_miss - 4;
-	emit_store_abs(e, GPR_RAX, CTX(bt, rip));
-	emit_load_abs(e, GPR_RAX, CTX(bt, bt.spill[0]));
-	emit_load_abs(e, GPR_RCX, CTX(bt, bt.spill[1]));
-	emit_load_abs(e, GPR_RDX, CTX(bt, bt.spill[2]));
-	tr_jmp_to(t, bt->exit_at);
+	emit_here32(e, to_miss);
+	if (to_leave)
+		emit_here8(e, to_leave);
+	emit_leave_for(t, via);
 }
 
 /* Byte 1 of RFLAGS has OF and IF, TF, DF, IOPL, NT and a bit that is 0. */
@@ -172,6 +220,7 @@ void bt_emit_common(struct bt *bt)
 {
 	struct tr t;
 	enum light kind;
+	enum via via;
 
 	tr_begin(&t, bt, bt->used, BT_BLOCK_ROOM);
 	emit_exit(&t);
@@ -179,8 +228,12 @@ void bt_emit_common(struct bt *bt)
 	emit_enter(&t);
 	for (kind = 0; kind < LIGHTS; kind++)
 		emit_light(&t, kind);
-	emit_lookup(&t, R64H);
-	emit_lookup(&t, R64L);
+	for (via = 0; via < VIAS; via++) {
+		emit_lookup(&t, R64H, via);
+		emit_lookup(&t, R64L, via);
+	}
+	emit_stray(&t, VIA_RETURN);
+	emit_stray(&t, VIA_JUMP);
 	emit_flags_table(&t);
 	tr_emit_checked_miss(&t);
 	tr_emit_vector_load(&t);

@@ -217,8 +217,9 @@ struct cpu {
 		u64 site_flags;  /* kept by a checked site: AH as by LAHF, AL 1 for OF */
 		u64 distance[2]; /* a string's RDI, RSI: from the address to the host's */
 		u64 link;        /* direct exit that was taken, 0: none */
-		u64 from;        /* the last RET or indirect transfer */
-		u64 moved;       /* and what it has added to RSP */
+		u64 target;      /* of the last indirect jump or call */
+		u64 via;         /* enum via: what has led to rip without a block to go to */
+		u64 from;        /* the last return, indirect jump or call: FROM_* */
 		/* Which vector instructions must not be executed on the host's registers, because
 		 * the guest's state is not in them or as CR0, CR4 and XCR0 stand (denied: for the
 		 * second reason alone). tr_vector.c */

@@ -62,6 +62,8 @@ void regime_enter(struct bt *bt, enum regime r)
 		shadow_flush_all(bt->shadow);
 		bt->c->stats->n[STAT_bt_regime_switches]++;
 	}
+	if (!bt->landings[r])
+		bt_landing_clear(bt, r);
 	bt->regime = r;
 	bt->bias = regime_bias(r);
 	bt->shadow = bt->c->mmu.shadow = bt->shadows[r];

@@ -13,12 +13,27 @@ static void spill_for_lookup(struct tr *t)
 	tr_record(t, t->at, SPILL_RAX | SPILL_RCX | SPILL_RDX);
 }
 
-/* Whether the target is canonical is found out when the lookup misses, too late for an instruction
- * that is to fault before it does anything: bt_enter takes it back. */
-static void note_origin(struct tr *t, u32 moved)
+/* Whether the target is canonical is found out when it has no pad and the lookup misses, too late
+ * for an instruction that is to fault before it does anything: bt_enter takes it back. RCX is
+ * spilled already. */
+static void note_origin(struct tr *t, u32 how)
 {
-	emit_store_imm64_abs(&t->e, CTX(t->bt, bt.from), t->at);
-	emit_store_imm_abs(&t->e, CTX(t->bt, bt.moved), moved);
+	emit_store_imm_abs(&t->e, CTX(t->bt, bt.from), how | (u32)(t->e.p - t->bt->rw));
+}
+
+/* RCX: the target. */
+static void land(struct tr *t, enum via via)
+{
+	emit_bytes(&t->e, "\x0f\xb7\xc9", 3); /* movzx ecx, cx */
+	emit_bytes(&t->e, "\x8b\x0c\x8d", 3); /* mov ecx, [landing + rcx*4] */
+	emit_u32(&t->e, (u32)(uintptr_t)t->bt->landing[t->regime][via]);
+	emit_bytes(&t->e, "\xff\xe1", 2); /* jmp rcx */
+}
+
+static void spill_rcx(struct tr *t)
+{
+	emit_store_abs(&t->e, GPR_RCX, CTX(t->bt, bt.spill[1]));
+	tr_record(t, t->at, SPILL_RCX);
 }
 
 /* What is written first is the whole of it, so only that can fault. */
@@ -33,17 +48,15 @@ static void push_return(struct tr *t, u64 next)
 	}
 }
 
+/* The pad takes the address off the stack: until then nothing has been done. */
 static bool tr_ret(struct tr *t, const struct insn *in)
 {
-	if (in->opsize != 8)
+	if (in->opsize != 8 || in->opcode == 0xc2) /* 64-bit code has no use for that */
 		return false;
-	spill_for_lookup(t);
-	note_origin(t, 8 + (in->opcode == 0xc2 ? (u16)in->imm : 0));
-	emit_pop(&t->e, GPR_RAX);
-	tr_record(t, t->at, RECOVER_NEVER);
-	if (in->opcode == 0xc2)
-		emit_lea_sum(&t->e, GPR_RSP, GPR_RSP, GPR_RSP, (u16)in->imm); /* index 4: none */
-	tr_jmp_to(t, t->bt->lookup_at[t->regime]);
+	spill_rcx(t);
+	note_origin(t, FROM_RETURN);
+	emit_bytes(&t->e, "\x48\x8b\x0c\x24", 4); /* mov rcx, [rsp] */
+	land(t, VIA_RETURN);
 	return true;
 }
 
@@ -118,7 +131,7 @@ static bool tr_iret(struct tr *t, const struct insn *in)
 	emit_movabs(e, GPR_RCX, t->bias);
 	emit_bytes(e, "\x48\x8d\x64\x24\x10\x9d", 6); /* lea rsp, [rsp+16]; popfq */
 	emit_lea_sum(e, GPR_RSP, GPR_RDX, GPR_RCX, 0);
-	tr_jmp_to(t, t->bt->lookup_at[t->regime]);
+	tr_jmp_to(t, t->bt->lookup_at[t->regime][VIA_OTHER]);
 	while (s.n-- > 0) {
 		u32 rel = e->p - s.rel32[s.n] - 4;
 
@@ -135,7 +148,7 @@ static bool tr_iret(struct tr *t, const struct insn *in)
 	return true;
 }
 
-/* mov rax, [rip+x]; RAX is spilled. */
+/* mov rcx, [rip+x]; RCX is spilled. */
 static void load_rip_relative(struct tr *t, const struct insn *load, u64 addr)
 {
 	u8 prefix = load->seg == SEG_GS ? 0x64 : 0x65;
@@ -144,9 +157,9 @@ static void load_rip_relative(struct tr *t, const struct insn *load, u64 addr)
 		tr_copy_rip_relative(t, load, prefix, addr);
 		return;
 	}
-	emit_movabs(&t->e, GPR_RAX, addr);
+	emit_movabs(&t->e, GPR_RCX, addr);
 	emit_u8(&t->e, prefix);
-	emit_bytes(&t->e, "\x48\x8b\x00", 3); /* mov rax, [rax] */
+	emit_bytes(&t->e, "\x48\x8b\x09", 3); /* mov rcx, [rcx] */
 }
 
 static bool tr_indirect(struct tr *t, const struct insn *in, bool call)
@@ -156,12 +169,12 @@ static bool tr_indirect(struct tr *t, const struct insn *in, bool call)
 
 	if (in->opsize != 8 || (in->has_mem ? !tr_relocatable(t, in) : in->rm == GPR_RSP))
 		return false;
-	spill_for_lookup(t);
-	/* mov rax, r/m: the same operand, another opcode */
-	note_origin(t, call ? -8 : 0);
+	spill_rcx(t);
+	note_origin(t, call ? FROM_CALL : 0);
+	/* mov rcx, r/m: the same operand, another opcode */
 	load.opcode = load.bytes[load.off_opcode] = 0x8b;
-	load.modrm = load.bytes[load.off_modrm] = in->modrm & 0xc7;
-	load.reg = 0;
+	load.modrm = load.bytes[load.off_modrm] = (in->modrm & 0xc7) | GPR_RCX << 3;
+	load.reg = GPR_RCX;
 	if (!(in->rex & 0x40)) { /* give it REX.W */
 		memmove(load.bytes + load.off_opcode + 1, load.bytes + load.off_opcode,
 			load.len - load.off_opcode);
@@ -179,11 +192,10 @@ static bool tr_indirect(struct tr *t, const struct insn *in, bool call)
 		tr_copy_memory(t, &load);
 	else
 		tr_copy_plain(t, &load, 0);
+	emit_store_abs(&t->e, GPR_RCX, CTX(t->bt, bt.target));
 	if (call)
 		push_return(t, next);
-	else
-		tr_record(t, t->at, RECOVER_NEVER);
-	tr_jmp_to(t, t->bt->lookup_at[t->regime]);
+	land(t, VIA_JUMP);
 	return true;
 }
 

@@ -11,7 +11,7 @@
  *	vector state		loaded into the host's registers once (tr_vector.c)
  *	strings			RDI and RSI biased around them (tr_string.c)
  *	direct branches		chained
- *	returns, indirect ones	the common lookup code, flags untouched
+ *	returns, indirect ones	by landing pads (landing.c), flags untouched
  *	promoted (site.c)	the operand is looked up in the software TLB
  *	everything else		a callout: the block ends and the single-step engine executes it
  *

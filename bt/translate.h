@@ -67,6 +67,14 @@ enum {
 	RECOVER_SWAPPED = 1024 /* the two GS bases stand in struct cpu the wrong way round */
 };
 
+/* What has led somewhere: a return, or a jump or call by a register or memory. landing.c */
+enum via { VIA_OTHER, VIA_RETURN, VIA_JUMP, VIAS };
+
+/* In bt.from: where in the area such an instruction is, and what it does to RSP. */
+#define FROM_PLACE  (BT_AREA_SIZE - 1)
+#define FROM_CALL   (BT_AREA_SIZE)
+#define FROM_RETURN (2 * BT_AREA_SIZE)
+
 /* There are a hundred thousand of these: half a cache line each. */
 struct block {
 	u64 pc;      /* guest linear address */
@@ -79,6 +87,7 @@ struct block {
 	u16 stop;    /* guest offset of the callout that ends it; len: none does */
 	bool vector; /* has instructions on vector state */
 	bool dropped;
+	u8 pad; /* enum via: the landing pad right before it, 0: there is none */
 };
 
 /* A block whose last instruction ends in the page behind its own. */
@@ -117,10 +126,12 @@ struct bt {
 	void (*enter)(u64 host_pc);
 	u32 entered_at, entered_fs_at, enter_end, exit_at, exit_end, leave_at, light_at[LIGHTS],
 	    light_end; /* area offsets of the common code */
-	u32 lookup_at[REGIMES];
-	u32 flags_byte_at; /* two tables: of byte 1 of RFLAGS, what speaks against POPF inline; IF
-			    */
-	u32 drops;         /* counts blocks dropped */
+	/* Who has not landed right: has another's pad, or none; the first of other transfers. */
+	u32 lookup_at[REGIMES][VIAS];
+	u32 stray_at[VIAS]; /* who finds no pad at all */
+	u32 flags_byte_at;  /* two tables: of byte 1 of RFLAGS, what speaks against POPF inline; IF
+			     */
+	u32 drops;          /* counts blocks dropped */
 	u32 vec_load_at[VEC_CLASSES];
 	u32 miss_at; /* of checked sites; miss_leave_at: those that do not come back */
 	u32 miss_leave_at;
@@ -137,10 +148,13 @@ struct bt {
 	struct code_va *pages;
 	struct code_va **by_gpa;
 	/* A table for each regime, below 2 GiB; tag: minus the guest PC. */
-	u64 *front_tag[REGIMES], *front_host[REGIMES];
-	struct site *sites;   /* promoted ones, by pc */
-	u64 site_filter[128]; /* a bit for each, by its pc; more may be set */
-	u32 n_for_now;        /* of them: until it is quiet */
+	u64 *front_tag[REGIMES];
+	u32 *front_host[REGIMES];
+	u32 *landing[REGIMES][VIAS]; /* the same size: host addresses of pads. None of the first. */
+	bool landings[REGIMES];      /* they have been filled */
+	struct site *sites;          /* promoted ones, by pc */
+	u64 site_filter[128];        /* a bit for each, by its pc; more may be set */
+	u32 n_for_now;               /* of them: until it is quiet */
 	u64 busy_at; /* STAT_bt_entries when code was last written, or one of them promoted */
 	struct {
 		u64 pc;
@@ -198,6 +212,20 @@ void bt_promote_for_now(struct bt *bt, enum bt_step why);
 void bt_promote_if_often(struct bt *bt, enum bt_step why);
 /* Those promoted for that are so no longer, if there has been no reason for a while. */
 void bt_forget_if_quiet(struct bt *bt);
+
+/* landing.c: the tables of a regime, which are filled when it is first entered. False: there is no
+ * memory. */
+bool bt_landing_init(struct bt *bt, enum regime r);
+void bt_landing_free(struct bt *bt, enum regime r);
+/* All places of a regime, or those of a PC, are nobody's. */
+void bt_landing_clear(struct bt *bt, enum regime r);
+void bt_landing_forget(struct bt *bt, u64 pc);
+/* Can there be a pad for pc? */
+bool bt_landing_can(u64 pc);
+/* A pad at bt->used, for the block to come right behind. */
+void bt_landing_pad(struct bt *bt, u64 pc, enum via via);
+/* What has led to this block shall find it from now on. */
+void bt_landing_set(struct bt *bt, const struct block *b, enum via via);
 
 /* Host address of the block at c->rip, translating it if need be; 0 if it must be stepped. */
 u64 bt_find(struct bt *bt);

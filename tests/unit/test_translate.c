@@ -560,28 +560,166 @@ Test(translate, a_condition_has_two_exits_and_both_can_be_chained)
 	close_world(x);
 }
 
-Test(translate, a_return_looks_its_target_up)
+Test(translate, a_return_goes_by_its_pad)
 {
 	struct world *x = open_world();
 	struct block *b;
 
 	put(x, 0, "c3");
 	b = block_at(x, PC);
-	for (unsigned i = 0; i < 3; i++) {
-		static const char *const store[] = {"48890425", "48890c25", "48891425"};
-
-		want_hex(x, store[i]);
-		want32(x, CTX(x, bt.spill[i]));
-	}
+	want_hex(x, "48890c25");
+	want32(x, CTX(x, bt.spill[1]));
 	want_hex(x, "48c70425"); /* who it was, if it has to be taken back */
 	want32(x, CTX(x, bt.from));
-	want32(x, PC);
-	want_hex(x, "48c70425");
-	want32(x, CTX(x, bt.moved));
-	want32(x, 8);
-	want_hex(x, "58");
-	want_jmp(x, b, x->bt->lookup_at[R64H]);
+	want32(x, FROM_RETURN | (b->host + 8));
+	want_hex(x, "488b0c24 0fb7c9 8b0c8d");
+	want32(x, (u64)(uintptr_t)x->bt->landing[R64H][VIA_RETURN]);
+	want_hex(x, "ffe1");
 	expect_start(x, b, "ret");
+	close_world(x);
+}
+
+Test(translate, an_indirect_call_goes_by_its_pad)
+{
+	struct world *x = open_world();
+	struct block *b;
+
+	put(x, 0, "ffd0");
+	b = block_at(x, PC);
+	want_hex(x, "48890c25");
+	want32(x, CTX(x, bt.spill[1]));
+	want_hex(x, "48c70425");
+	want32(x, CTX(x, bt.from));
+	want32(x, FROM_CALL | (b->host + 8));
+	want_hex(x, "488bc8 48890c25");
+	want32(x, CTX(x, bt.target));
+	want_hex(x, "68 02000081 0fb7c9 8b0c8d");
+	want32(x, (u64)(uintptr_t)x->bt->landing[R64H][VIA_JUMP]);
+	want_hex(x, "ffe1");
+	expect_start(x, b, "call rax");
+	close_world(x);
+}
+
+/* --- landing pads --- */
+
+/* Area offset of where returns (indirect jumps) with these 16 bits go. */
+static u32 landing(const struct world *x, enum via via, u64 pc)
+{
+	return x->bt->landing[R64H][via][(u16)pc] - (u32)(uintptr_t)x->bt->rx;
+}
+
+static struct block *arrive(struct world *x, enum via via, u64 pc)
+{
+	u64 at;
+
+	x->c->rip = pc;
+	x->c->bt.via = via;
+	at = bt_find(x->bt);
+	cr_assert_neq(at, 0);
+	cr_assert_eq(x->c->bt.via, VIA_OTHER, "it has been seen to");
+	return bt_block_at(x->bt, at);
+}
+
+/* Is there a pad for pc at this area offset? Returns where it ends. */
+static u32 expect_pad(struct world *x, u32 at, enum via via, u64 pc)
+{
+	const struct block none = {.host = at};
+
+	x->n_want = 0;
+	if (via == VIA_RETURN) {
+		want_hex(x, "488b0c24");
+	} else {
+		want_hex(x, "488b0c25");
+		want32(x, CTX(x, bt.target));
+	}
+	want_hex(x, "488d89");
+	want32(x, -pc);
+	want_hex(x, "e305");
+	want_jmp(x, &none, x->bt->lookup_at[R64H][via]);
+	want_hex(x, "488b0c25");
+	want32(x, CTX(x, bt.spill[1]));
+	want_hex(x, via == VIA_RETURN ? "488d642408 90" : "6690");
+	cr_expect(!memcmp(x->bt->rw + at, x->want, x->n_want), "the pad of %#lx", pc);
+	cr_expect_eq(x->n_want, 32);
+	return at + x->n_want;
+}
+
+Test(translate, a_block_that_is_returned_to_has_its_pad_in_front)
+{
+	struct world *x = open_world();
+	struct block *b;
+
+	put(x, 0x35, "f4");
+	put(x, 0x45, "f4");
+	cr_assert_eq(landing(x, VIA_RETURN, PC + 0x35), x->bt->stray_at[VIA_RETURN]);
+	b = arrive(x, VIA_RETURN, PC + 0x35);
+	cr_assert_eq(expect_pad(x, landing(x, VIA_RETURN, b->pc), VIA_RETURN, b->pc), b->host);
+	cr_assert_eq(landing(x, VIA_JUMP, b->pc), x->bt->stray_at[VIA_JUMP]);
+	b = arrive(x, VIA_JUMP, PC + 0x45);
+	cr_assert_eq(expect_pad(x, landing(x, VIA_JUMP, b->pc), VIA_JUMP, b->pc), b->host);
+	arrive(x, VIA_OTHER, PC);
+	cr_assert_eq(landing(x, VIA_RETURN, PC), x->bt->stray_at[VIA_RETURN]);
+	cr_assert_eq(x->stats.n[STAT_bt_pads], 2);
+	close_world(x);
+}
+
+Test(translate, a_block_that_is_there_is_made_again_with_a_pad)
+{
+	struct world *x = open_world();
+	struct block *old, *b;
+
+	put(x, 0, "f4");
+	old = block_at(x, PC);
+	b = arrive(x, VIA_RETURN, PC);
+	cr_assert(b != old && old->dropped);
+	cr_assert(is_exit(x, old->host + 1, PC), "who is chained to the old one is led on");
+	cr_assert_eq(expect_pad(x, landing(x, VIA_RETURN, PC), VIA_RETURN, PC), b->host);
+	cr_assert_null(bt_block_at(x->bt, (u64)(uintptr_t)x->bt->rx + b->host - 1),
+		       "nothing to recover");
+	/* It has its pad, and no room for another. */
+	cr_assert_eq(arrive(x, VIA_RETURN, PC), b);
+	cr_assert_eq(arrive(x, VIA_JUMP, PC), b);
+	cr_assert_eq(landing(x, VIA_JUMP, PC), x->bt->lookup_at[R64H][VIA_JUMP]);
+	cr_assert_eq(x->stats.n[STAT_bt_pads], 1);
+	cr_assert_eq(x->stats.n[STAT_bt_blocks], 2);
+	close_world(x);
+}
+
+Test(translate, pads_of_the_same_place_take_turns)
+{
+	struct world *x = open_world();
+	u64 *table = (u64 *)(void *)(x->ram.window + ROOT), other = PC + 0x10000;
+	struct block *b, *c;
+
+	table[3 * 512 + 16] = (CODE + PAGE_SIZE) | PTE_P | PTE_W | PTE_G;
+	put(x, 0x20, "f4");
+	put(x, 0x1020, "f4");
+	b = arrive(x, VIA_RETURN, PC + 0x20);
+	c = arrive(x, VIA_RETURN, other + 0x20);
+	cr_assert_eq(landing(x, VIA_RETURN, PC + 0x20), c->host - 32);
+	arrive(x, VIA_RETURN, PC + 0x20);
+	cr_assert_eq(landing(x, VIA_RETURN, PC + 0x20), b->host - 32, "it is still there");
+	cr_assert_eq(x->stats.n[STAT_bt_pads], 2);
+	close_world(x);
+}
+
+Test(translate, nobody_lands_on_a_block_that_is_gone)
+{
+	struct world *x = open_world();
+	struct block *b;
+
+	put(x, 0x20, "f4");
+	put(x, 0x30, "f4");
+	arrive(x, VIA_JUMP, PC + 0x20);
+	b = arrive(x, VIA_RETURN, PC + 0x30);
+	ram_note_write(&x->ram, CODE + 0x20, 1);
+	cr_assert_eq(landing(x, VIA_JUMP, PC + 0x20), x->bt->stray_at[VIA_JUMP]);
+	cr_assert_eq(landing(x, VIA_RETURN, PC + 0x30), b->host - 32);
+	b = arrive(x, VIA_JUMP, PC + 0x20);
+	cr_assert_eq(landing(x, VIA_JUMP, PC + 0x20), b->host - 32, "its successor has one");
+	bt_flush(x->bt);
+	cr_assert_eq(landing(x, VIA_JUMP, PC + 0x20), x->bt->stray_at[VIA_JUMP]);
+	cr_assert_eq(landing(x, VIA_RETURN, PC + 0x30), x->bt->stray_at[VIA_RETURN]);
 	close_world(x);
 }
 
@@ -1083,7 +1221,7 @@ Test(translate, log)
 	put(x, 0x20, "c3");
 	text = log_of(x, LOG_OUT_ASM, PC + 0x20);
 	expect_line(text, "ret", "; bt.spill");
-	expect_line(text, "jmp ", "; lookup");
+	expect_line(text, "mov ecx", "; return pads");
 	free(text);
 	close_world(x);
 }
