@@ -111,16 +111,19 @@ struct space_placement {
 	bool beside;       /* else: the mapper is with G, not with the monitor */
 	bool calm;         /* nobody else wants it: to yield is to let the right one run */
 	bool easy;         /* this run counts as short if it is */
+	bool leaves;       /* it is left to the mapper to begin */
 	bool timed;        /* G notes how long it takes */
 	int cpu;           /* the monitor runs there only; -1: anywhere */
 	u64 fixed_at, started, ended;
 	const struct space *last;
 	unsigned runs, shorts; /* since the last choice */
-	unsigned left;         /* of these, left to the mapper to begin */
-	u64 since, counted;    /* last judged; runs since then */
-	u64 delays;            /* and the time their hand-overs took */
-	u64 near_cost;         /* of one, near, when last judged */
-	struct space_retry far, yield;
+	unsigned left;         /* of these, left to the mapper to begin; and short ones of that */
+	unsigned left_shorts;
+	u64 since, counted; /* last judged; runs since then */
+	u64 delays;         /* and the time their hand-overs took */
+	u64 window;         /* the same since the last choice, each of them YIELD_TICKS at most */
+	u64 near_cost;      /* of one, near, before we went far */
+	struct space_retry far, aside, yield; /* aside: far, with the mapper beside G */
 };
 
 struct space_pool {
@@ -181,8 +184,9 @@ u32 space_spin_limit(void);
 /* space_place.c: who runs on which processor. */
 void space_place_init(struct space_pool *pool);
 void space_place_free(struct space_pool *pool);
-/* Before and after each run. quiet: nothing but a run was asked of the space since the last one. */
-void space_place_run(struct space *sp, bool quiet);
+/* Before and after each run. quiet: nothing but a run was asked of the space since the last one;
+ * leaves: the mapper is left to begin it. */
+void space_place_run(struct space *sp, bool quiet, bool leaves);
 bool space_place_timed(const struct space *sp);
 void space_place_exit(struct space *sp);
 void space_place_forget(const struct space *sp);
@@ -191,8 +195,6 @@ void space_place_forget(const struct space *sp);
 bool space_place_near(const struct space *sp);
 /* With whom G shares its processor: WAIT_FAR.. */
 u32 space_place_sharing(const struct space *sp);
-/* A run is left to the mapper to begin. */
-void space_place_left(struct space *sp);
 bool space_place_calm(const struct space *sp);
 
 /* space_script.c: what the tasks of a space do before they are one. */

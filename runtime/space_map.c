@@ -269,7 +269,6 @@ bool space_leave_queue(struct space *sp)
 	atomic_store(&st->ack, sp->tail);
 	atomic_store(&c->want, sp->tail + n);
 	space_set_word(&c->m_spin, space_place_sharing(sp) == WAIT_BESIDE ? SPACE_YIELD_TICKS : 0);
-	space_place_left(sp);
 	/* A kick can have ended the run already; else a report that is there is a lie. */
 	sp->alone = atomic_load(&st->exited) != sp->run;
 	sp->wakes = true;

@@ -41,7 +41,7 @@
 #define WINDOW      64u        /* runs after which the choice is made anew */
 #define GO_FAR      56u        /* so many of them were short */
 #define GO_NEAR     40u        /* no longer */
-#define GO_BESIDE   8u         /* so many of them the mapper was left to begin */
+#define GO_BESIDE   14u        /* so many of them the mapper was left to begin */
 #define ROAM_TICKS  300000000u /* some 0.1 s */
 #define SLICE_NS    100000u    /* the shortest there is */
 #define JUDGE_TICKS 30000000u  /* some 10 ms */
@@ -135,21 +135,34 @@ static bool retry(struct space_retry *r, bool good, u64 now)
 	return good;
 }
 
+/* Far with or without the mapper beside G are two things: one may be good when the other is not. */
+static struct space_retry *far_retry(struct space_placement *p)
+{
+	return p->beside ? &p->aside : &p->far;
+}
+
 /* What do hand-overs cost? Over some time, since a processor is lost for long, but not often. */
 static void judge(struct space_placement *p)
 {
 	u64 cost = p->delays / p->counted;
 
 	if (!p->near) {
-		p->near = !retry(&p->far, cost <= p->near_cost, p->ended);
+		p->near = !retry(far_retry(p), cost <= p->near_cost, p->ended);
 	} else if (!p->calm) {
 		p->calm = p->ended > p->yield.at;
 	} else {
 		p->calm = retry(&p->yield, cost <= YIELD_TICKS, p->ended);
-		p->near_cost = cost;
 	}
 	p->since = p->ended;
 	p->delays = p->counted = 0;
+}
+
+/* What it has cost near is what this program's runs did; those of another may have been cheaper. */
+static void go_far(struct space_placement *p)
+{
+	if (p->near)
+		p->near_cost = p->window / WINDOW;
+	p->near = false;
 }
 
 /* Every WINDOW runs. */
@@ -157,12 +170,15 @@ static void choose(struct space_placement *p)
 {
 	if (p->ended - p->since > JUDGE_TICKS && p->counted >= JUDGE_RUNS)
 		judge(p);
-	if (p->shorts < GO_NEAR)
-		p->near = true;
-	else if (p->shorts >= GO_FAR && p->ended > p->far.at)
-		p->near = false;
 	p->beside = p->left >= GO_BESIDE;
-	p->runs = p->shorts = p->left = 0;
+	if (p->beside)
+		p->shorts += p->left_shorts;
+	if (p->shorts < GO_NEAR || p->ended <= far_retry(p)->at)
+		p->near = true;
+	else if (p->shorts >= GO_FAR)
+		go_far(p);
+	p->runs = p->shorts = p->left = p->left_shorts = 0;
+	p->window = 0;
 }
 
 /* Where the monitor is to be: free, or fixed to where it is. */
@@ -189,7 +205,7 @@ static void place(const struct space_pool *pool, pid_t pid, bool apart)
 		fix_to(pool, pid, pool->place.cpu);
 }
 
-void space_place_run(struct space *sp, bool quiet)
+void space_place_run(struct space *sp, bool quiet, bool leaves)
 {
 	struct space_pool *pool = sp->pool;
 	struct space_placement *p = &pool->place;
@@ -199,7 +215,9 @@ void space_place_run(struct space *sp, bool quiet)
 	p->timed = true;
 	if (!has_choice(pool))
 		return;
-	p->easy = quiet && p->last == sp && p->started - p->ended < SHORT_TICKS;
+	p->easy = (quiet || leaves) && p->last == sp && p->started - p->ended < SHORT_TICKS;
+	p->leaves = leaves;
+	p->left += leaves;
 	p->timed = p->near || !p->easy || sp->left || p->runs % TIMED == 0;
 	p->last = sp;
 	place_monitor(pool, p->started);
@@ -223,10 +241,13 @@ void space_place_exit(struct space *sp)
 	guest = all = (u32)MIN(p->ended - p->started, ~0u);
 	if (p->timed) {
 		guest = atomic_load(&st->left) - atomic_load(&st->entered);
-		p->delays += all > guest ? all - guest : 0;
+		all = all > guest ? all - guest : 0;
+		p->delays += all;
+		p->window += MIN(all, YIELD_TICKS);
 		p->counted++;
 	}
-	p->shorts += p->easy && guest < SHORT_TICKS;
+	if (p->easy && guest < SHORT_TICKS)
+		++*(p->leaves ? &p->left_shorts : &p->shorts);
 	if (++p->runs == WINDOW)
 		choose(p);
 }
@@ -257,9 +278,4 @@ u32 space_place_sharing(const struct space *sp)
 	if (space_place_near(sp))
 		return WAIT_NEAR;
 	return sp->pool->place.beside ? WAIT_BESIDE : WAIT_FAR;
-}
-
-void space_place_left(struct space *sp)
-{
-	sp->pool->place.left++;
 }

@@ -461,7 +461,7 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 		return -EINVAL;
 	chain = space_chain_able(sp);
 	leave = !chain && space_leave_able(sp);
-	quiet = leave || ((chain || !sp->commands) && !sp->parked && !sp->stopped);
+	quiet = (chain || !sp->commands) && !sp->parked && !sp->stopped;
 	ret = chain || leave ? space_check_left(sp) : space_sync(sp);
 	if (!ret && chain)
 		ret = space_chain_queue(sp);
@@ -476,7 +476,7 @@ int space_run(struct space *sp, struct space_regs *regs, const _Atomic u32 *stop
 		space_kill(sp);
 		return -EIO;
 	}
-	space_place_run(sp, quiet);
+	space_place_run(sp, quiet, leave);
 	if (!space_place_near(sp))
 		sp->guest_spin =
 		    adapt(sp, sp->guest_spin, sp->pool->place.started - sp->pool->place.ended);
