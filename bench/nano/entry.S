@@ -254,6 +254,8 @@ user_run:
 	push $0x202
 	push $USER_CS
 	push %rsi
+	xor %edi, %edi			/* no arguments: not even what looks like some */
+	xor %esi, %esi
 	swapgs
 	iretq
 
