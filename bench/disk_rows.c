@@ -1,6 +1,6 @@
 /*
  * What a disk gives past the page cache: sequential and random, reading and writing, one request at
- *a time and many. Linked statically; bench/disk.py packs it, starts it in guests and reads
+ * a time and many. Linked statically; bench/disk.py packs it, starts it in guests and reads
  *
  *	ROW name bytes-per-second operations-per-second
  *

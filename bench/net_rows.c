@@ -5,7 +5,7 @@
  *	net_rows get|put|ping HOST PORT SECONDS	one row, on stdout
  *
  * get and put move bytes from and to the server for so long and print MB/s and how many; ping sends
- *a byte and waits for it to come back, and prints microseconds for each and how often.
+ * a byte and waits for it to come back, and prints microseconds for each and how often.
  */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>

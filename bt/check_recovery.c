@@ -4,10 +4,11 @@
  *
  *	records		the first at offset 0, each at a guest instruction of the block or
  *			behind its last one
- *	host code	each instruction that accesses memory, other than the CPU structure's and
- *the front table's (absolute addresses without a segment prefix), has a record without
- *RECOVER_NEVER. The exceptions: the five quadwords at RSP, which the block has just pushed or
- *looked at, and the landing tables, behind a push
+ *	host code	each instruction that accesses memory, other than the CPU structure's
+ *			and the front table's (absolute addresses without a segment prefix), has
+ *			a record without RECOVER_NEVER. The exceptions: the five quadwords at
+ *			RSP, which the block has just pushed or looked at, and the landing
+ *			tables, behind a push
  */
 #include "translate.h"
 

@@ -2,11 +2,12 @@
  * Lockstep: a translated block and the single-step engine from the same state, and whatever
  * differs afterwards in registers, flags, RIP or memory ends ringshift with a report.
  *
- *	step	the engine runs the block's instructions. Each page it is about to write is copied
- *		first (while the check is on the TLB holds no supervisor write tags,
- *mmu.watch_writes, so every write passes resolve() in mem.c) undo	registers and pages are put
- *back run	the block is entered, nothing is chained to it, and it comes back to C compare
- *registers, and the pages that the engine wrote
+ *	step	the engine runs the block's instructions. Each page it is about to write is
+ *		copied first (while the check is on the TLB holds no supervisor write tags,
+ *		mmu.watch_writes, so every write passes resolve() in mem.c)
+ *	undo	registers and pages are put back
+ *	run	the block is entered, nothing is chained to it, and it comes back to C
+ *	compare	registers, and the pages that the engine wrote
  *
  * Vector state is compared, too, if the block has vector instructions.
  *

@@ -4,7 +4,7 @@
  * [reg] with the operand's host address in reg; everything else keeps its place: every general
  * register stands for itself, RSP included (the host's RSP waits in the CPU structure meanwhile;
  * signals arrive on an alternate stack). Around it the thunk loads what the instruction reads or
- *may leave unchanged, and stores what it writes.
+ * may leave unchanged, and stores what it writes.
  *
  *	push callee-saved registers in use
  *	mov  ctx, rdi; mov mem, rsi		to registers the instruction does not use
@@ -17,8 +17,8 @@
  *	and so on back, ret
  *
  * A host exception in a thunk happens before anything has been stored, so the guest's state is
- *still that of the instruction's start: the handler abandons the thunk and raises the guest's
- *exception.
+ * still that of the instruction's start: the handler abandons the thunk and raises the guest's
+ * exception.
  *
  * Thunks are kept once per host byte sequence: displacements vanish in re-encoding, so a kernel's
  * 400,000 instructions need only some tens of thousands. The area is mapped twice, W and X apart.

@@ -1,7 +1,7 @@
 /*
  * Checked sites: instructions that have met a user address, as get_user, put_user and the loops of
  * copy_from_user do. Their operand is looked up in the software TLB (mmu.h), in its supervisor
- *half, and they are executed on the guest RAM's window, where the monitor itself accesses it:
+ * half, and they are executed on the guest RAM's window, where the monitor itself accesses it:
  *
  *	spill RAX, RCX, RDX; the flags to site_flags
  *	rdx = linear address
@@ -14,8 +14,8 @@
  * What misses is stepped (a light callout), which fills the TLB or raises the guest's fault. That
  * is every access to a device, every write to a page with code, the first write to a page whose D
  * bit is clear, and every write while the lockstep check is on. Since the TLB knows kernel
- *addresses as well, a place that is used with both kinds (memcpy, copy_from_kernel_nofault) stays
- *fast.
+ * addresses as well, a place that is used with both kinds (memcpy, copy_from_kernel_nofault) stays
+ * fast.
  *
  * The flags are saved even if nobody will read them: a fault or an interrupt shows them.
  *

@@ -4,11 +4,12 @@
  * instructions. So SWAPGS is not executed but noted while a block is made, and costs nothing until
  * something depends on it:
  *
- *	tr->swapped	the two bases stand in struct cpu the wrong way round. Recovery records say
- *			so (RECOVER_SWAPPED). Stays over RDGSBASE, WRGSBASE and what only computes
- *in registers; before anything else they are exchanged (tr_settle_bases). tr->fs_stale	the host's
- *FS is not what struct cpu says. Stays until an operand in GS or the way to another block
- *(tr_settle_fs).
+ *	tr->swapped	the two bases stand in struct cpu the wrong way round. Recovery records
+ *			say so (RECOVER_SWAPPED). Stays over RDGSBASE, WRGSBASE and what only
+ *			computes in registers; before anything else they are exchanged
+ *			(tr_settle_bases).
+ *	tr->fs_stale	the host's FS is not what struct cpu says. Stays until an operand in GS
+ *			or the way to another block (tr_settle_fs).
  *
  * In Linux the SWAPGS before SYSRET never reaches FS, and those around an access to the inactive
  * base vanish.

@@ -14,7 +14,7 @@
  * it consists of. Between two of them a signal finds the guest's state but for the third register.
  *
  * Not handled: an index register, RSP or RIP as the base, GS; runs across the end of a page of
- *code.
+ * code.
  */
 #include "tr.h"
 

@@ -2,7 +2,7 @@
  * What becomes of each guest instruction in translated code. All sixteen registers stand for
  * themselves, guest arithmetic flags are the host's, RSP holds guest RSP + the bias of the block's
  * regime (regime.c), the GS base is that bias and the FS base the guest's GS base + the bias
- *(design, sections 2 and 4).
+ * (design, sections 2 and 4).
  *
  *	registers only		copied
  *	memory operand		GS prefix (FS if the guest says GS; none if the base is RSP);
@@ -18,7 +18,7 @@
  * Every host byte belongs to a recovery record (struct recovery) that says which guest instruction
  * is about to be executed and which registers are spilled, so that a fault or a signal can stop
  * anywhere. Instructions that commit in more than one host instruction are avoided; where that
- *cannot be (LEAVE), the bytes in between are RECOVER_NEVER and a signal steps over them.
+ * cannot be (LEAVE), the bytes in between are RECOVER_NEVER and a signal steps over them.
  */
 #include <errno.h>
 #include <string.h>

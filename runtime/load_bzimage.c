@@ -7,7 +7,7 @@
  *	           part and enter it 0x200 bytes in; it unpacks itself.
  *	32-bit     everything else: load the protected-mode part, enter it in protected mode. Also
  *	           x86-64 kernels before 3.8 (protocol 2.12), which do not announce the 64-bit
- *entry.
+ * entry.
  *
  * What is handed over lies in one piece, usually at 0x10000:
  *

@@ -1,12 +1,12 @@
 /*
  * Ring 3 runs natively, in spaces (space.h): processes that hold nothing but shadow pages of one
  * guest address space. There is one for each CR3 that has lately run user code; they are a cache,
- *and the least recently used one goes when there are too many.
+ * and the least recently used one goes when there are too many.
  *
  * A space's pages are a shadow (mmu/shadow.h) like that of the kernel half, only that it lives in
  * another process. It is filled on faults and checked against the guest's tables when the guest
  * flushes: a load of CR3 sends for the space of that CR3 and compares all of it before the next
- *entry, INVLPG compares one page. Entries of other spaces need no attention: before they run again
+ * entry, INVLPG compares one page. Entries of other spaces need no attention: before they run again
  * their CR3 is loaded.
  *
  * What came out of a space is believed as far as a program could have done it itself:
@@ -14,8 +14,8 @@
  *	SYSCALL			enters the guest's kernel as the instruction does
  *	page fault		hidden: map, go on; true: #PF as the guest's tables have it
  *	anything else		the single-step engine executes the instruction and raises what
- *				there is to raise. So #GP, #UD, INT n, CPUID under faulting, I/O,
- *MMIO need no code of their own.
+ *				there is to raise. So #GP, #UD, INT n, CPUID under
+ *				faulting, I/O, MMIO need no code of their own.
  *
  * A program that lies (writes the page it shares with us) can only bring its own registers into a
  * state it could have reached anyway. It could also claim to have left and run on: so before the
@@ -25,8 +25,8 @@
  * The vector state stays in the space's signal frame until somebody asks (cpu_fetch_vec).
  *
  * A space that dies while its program runs takes the program's registers along, or its vector
- *state. There is no going on from where it was entered, since some of what follows has been done:
- *the program gets a #GP, which is the end of it.
+ * state. There is no going on from where it was entered, since some of what follows has been done:
+ * the program gets a #GP, which is the end of it.
  *
  * Not run here: code and stacks in segments other than the host's own flat ones (same selectors, as
  * Linux has them), data segments the host does not let programs have (user_desc.c), anything while

@@ -1,6 +1,6 @@
 /*
  * qcow2 images (docs/interop/qcow2.txt of QEMU describes the format), what the files qcow2*.c
- *share.
+ * share.
  *
  * A guest offset leads through the L1 table (in memory as a whole) and an L2 table (cached) to a
  * cluster of the file. Every cluster of the file has a reference count, in refcount blocks (cached)
@@ -10,12 +10,12 @@
  * in which qcow2_flush.c writes:
  *
  *	1. Refcount blocks, then the refcount table. A crash here leaves clusters counted that
- *nobody uses: leaks.
+ * nobody uses: leaks.
  *	2. fdatasync: counts, and the data the guest wrote to new clusters, are on the disk.
  *	3. L2 tables and L1: new clusters become part of the image.
  *	4. fdatasync. Now the guest's flush is answered.
  *	5. Only now the counts of clusters that step 3 ceased to use go down, and these clusters can
- *be used again. Until then they are in `frees`.
+ * be used again. Until then they are in `frees`.
  *
  * A new L2 table or refcount block is written, empty, before anything points to it.
  *

@@ -3,7 +3,7 @@
  * struct insn has to be the same. Two parts, in all three modes:
  *
  *  - every legacy opcode with every prefix that may select, all of ModRM.reg in a memory and a
- *register form, and behind it every byte that an immediate or a displacement can begin with;
+ *    register form, and behind it every byte that an immediate or a displacement can begin with;
  *  - the code of kernel images: each offset of what is packed in them is taken for an instruction.
  *
  *	shapes [--part=K/N] [bzImage...]
