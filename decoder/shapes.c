@@ -14,7 +14,7 @@
  */
 #include "shapes.h"
 
-#define BITS     13
+#define BITS     12
 #define MAX_HEAD 7u /* bytes, so that they and the mode are one word */
 
 #define SHAPE_FIRST offsetof(struct insn, len)
