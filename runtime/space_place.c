@@ -111,7 +111,6 @@ void space_place_init(struct space_pool *pool)
 
 	p->cpu = -1;
 	p->near = p->calm = true;
-	p->near_cost = YIELD_TICKS;
 	if (sched_getaffinity(0, sizeof(p->allowed), &p->allowed))
 		pool->spin_max = 0;
 }
